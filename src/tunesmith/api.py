@@ -1,0 +1,348 @@
+"""The verbs: train, load. The only file that knows every room."""
+
+import dataclasses
+import importlib.metadata
+import json
+import re
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, speed_up
+from tunesmith.base.catalog import ModelSource, resolve
+from tunesmith.base.load import ComputeType, choose_compute, load_model, weight_bytes
+from tunesmith.base.tokenizer import load_tokenizer
+from tunesmith.data.dataset import Dataset, prepare
+from tunesmith.data.loader import Loader
+from tunesmith.data.packing import Pack, make_pack
+from tunesmith.data.render import Renderer
+from tunesmith.errors import AdapterError, RunError
+from tunesmith.export.adapter import save_adapter
+from tunesmith.export.card import write_card
+from tunesmith.export.manifest import write_manifest
+from tunesmith.generate.engine import Sampling
+from tunesmith.generate.score import exact_matches
+from tunesmith.generate.session import Session
+from tunesmith.plan.memory import Shape, shape_of
+from tunesmith.plan.plan import Plan, make_plan
+from tunesmith.recipe import Recipe
+from tunesmith.train import guard
+from tunesmith.train.interrupt import interruptible
+from tunesmith.train.loop import StepReport, total_updates
+from tunesmith.train.loop import train as train_loop
+from tunesmith.train.report import Change, write_report
+from tunesmith.train.schedule import default_learning_rate
+from tunesmith.train.step import PackLoss, choose_loss
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the user about what is being done."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done of total pieces of what is going on."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the model is loaded."""
+
+    recipe: Recipe
+    source: ModelSource
+    shape: Shape
+    compute: ComputeType
+    data: Dataset
+    loader: Loader
+    plan: Plan
+    updates: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded: bytes by type, adapter parameters, targets, and how it will run."""
+
+    bytes: dict[str, int]
+    trainable: int
+    total: int
+    targets: list[str]
+    linears: str
+    path: str
+
+
+Event = Note | Progress | Prepared | Loaded | StepReport
+Watch = Callable[[Event], None]
+
+
+class Run:
+    """A finished run: a folder with an adapter, and the model it belongs to, loaded when it is first needed."""
+
+    def __init__(self, folder: Path, session: Session | None = None, changes: Sequence[Change] = ()) -> None:
+        self.folder, self.changes = folder, list(changes)
+        self._session = session
+
+    @property
+    def session(self) -> Session:
+        """The model, its adapter and its template."""
+        if self._session is None:
+            self._session = _open(self.folder)
+        return self._session
+
+    def generate(self, prompt: str | list[dict[str, str]], *, base: bool = False, raw: bool = False, **sampling: Any) -> str:
+        """The answer to a text or a list of messages.
+
+        Args:
+            base: answer as the untuned model. raw: keep special tokens. sampling: see `Sampling`; greedy by default.
+        """
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return self.session.answer([messages], Sampling(**sampling), base=base, raw=raw)[0]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record an update, as in metrics.jsonl."""
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+
+def train(model: str | None = None, data: str | None = None, *, watch: Watch = lambda event: None, **settings: Any) -> Run:
+    """Tune ``model`` on ``data``; every other setting by its name in `Recipe`. Returns the finished run.
+
+    Raises:
+        TunesmithError: anything that keeps the run from being right; nothing is overwritten.
+    """
+    named = {"model_name_or_path": model, "dataset_name": data}
+    recipe = Recipe.of({**{k: v for k, v in named.items() if v is not None}, **settings}, lambda line: watch(Note(line)))
+    return run_recipe(recipe, watch)
+
+
+def load(folder: str | Path) -> Run:
+    """Open a run, or any folder with a LoRA adapter that peft saved.
+
+    Raises:
+        RunError: there is no adapter in it.
+    """
+    path = Path(folder)
+    if not (path / "adapter_config.json").is_file():
+        raise RunError(f"{path} holds no adapter.", "Give the folder of a finished run, such as runs/smollm2-135m-yoda-1.")
+    return Run(path)
+
+
+def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prepared, Renderer]:
+    """Everything up to the plan: model found, data rendered and packed, memory and time predicted."""
+    check_output(recipe)
+    source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
+    shape = shape_of(source)
+    compute = choose_compute(recipe)
+    renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
+    limit = min(shape.positions, renderer.tokenizer.model_max_length)
+    data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)))
+    resolved = recipe.model_copy(
+        update={
+            "learning_rate": recipe.learning_rate or default_learning_rate(shape.hidden),
+            "max_length": data.facts.max_length,
+            "output_dir": recipe.output_dir or str(_free_folder(recipe)),
+        }
+    )
+    loader = Loader(
+        data.rows, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps,
+        recipe.shuffle, recipe.seed, recipe.shared_prefix,
+    )  # fmt: skip
+    updates = total_updates(loader, recipe)
+    packs = [pack for window in loader.epoch(0) for pack in window]
+    plan = make_plan(shape, resolved, compute, packs, updates)
+    prepared = Prepared(resolved, source, shape, compute, data, loader, plan, updates)
+    watch(prepared)
+    return prepared, renderer
+
+
+def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int = 8) -> Run:
+    """Train as the recipe says, save, compare ``samples`` held-out rows before and after, and report."""
+    job, renderer = prepare_run(recipe, watch)
+    recipe = job.recipe
+    watch(Note(f"Loading {job.source.base}"))
+    base = load_model(job.source, recipe, job.compute)
+    model = attach(base, recipe, job.source.base, job.source.revision)
+    linears = speed_up(model, job.compute.dtype, job.plan.keep)
+    loss_of, path = choose_loss(base)
+    if recipe.gradient_checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trainable, total = model.get_nb_trainable_parameters()
+    targets = sorted(model.peft_config["default"].target_modules)
+    loaded = Loaded(weight_bytes(base), trainable, total, targets, linears, path)
+    watch(loaded)
+    folder = _claim(recipe)
+    steps = _train(model, loss_of, job, folder, watch)
+    save_adapter(model, renderer.tokenizer, folder)
+    session = Session(model, renderer)
+    changes = _compare(session, job.data, samples, watch) if samples else []
+    _write_outputs(folder, job, loaded, steps, changes)
+    return Run(folder, session, changes)
+
+
+def _train(model: Any, loss_of: PackLoss, job: Prepared, folder: Path, watch: Watch) -> list[StepReport]:
+    before = guard.snapshot(adapter_parameters(model))
+    steps: list[StepReport] = []
+    assert job.recipe.learning_rate is not None
+    updates = train_loop(model, loss_of, job.loader, job.recipe, job.recipe.learning_rate, _eval_packs(job))
+    with interruptible() as interrupt, (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
+        for report in updates:
+            steps.append(report)
+            metrics.write(json.dumps(dataclasses.asdict(report)) + "\n")
+            metrics.flush()
+            watch(report)
+            if interrupt.asked:
+                watch(Note(f"Stopped after update {report.step} of {report.total}; saving what was reached"))
+                break
+    guard.check_changed(before, adapter_parameters(model))
+    return steps
+
+
+def _eval_packs(job: Prepared) -> list[Pack]:
+    """Held-out examples, longest together, in packs of about the size of a training pack."""
+    examples = sorted(job.data.held_out, key=lambda e: len(e.input_ids))
+    assert job.recipe.max_length is not None
+    room = job.recipe.per_device_train_batch_size * job.recipe.max_length
+    packs: list[list[Any]] = []
+    used = room
+    for example in examples:
+        if used + len(example.input_ids) > room:
+            packs.append([])
+            used = 0
+        packs[-1].append(example)
+        used += len(example.input_ids)
+    return [make_pack([[e] for e in pack], job.recipe.shared_prefix) for pack in packs]
+
+
+def _compare(session: Session, data: Dataset, samples: int, watch: Watch) -> list[Change]:
+    """Answers before and after training on held-out rows whose last message is the assistant's."""
+    rows = [c for c in data.questions if c.messages[-1].role == "assistant" and len(c.messages) > 1][:samples]
+    if not rows:
+        return []
+    asked = [c.as_dicts()[:-1] for c in rows]
+    expected = [c.messages[-1].content for c in rows]
+    longest = max(len(session.renderer.tokenizer(text)["input_ids"]) for text in expected)
+    sampling = Sampling(max_new_tokens=min(512, 2 * longest))
+    answers = []
+    for number, base in enumerate((True, False)):
+        watch(Progress("answers", number * len(rows), 2 * len(rows)))
+        answers.append(session.answer(asked, sampling, base=base))
+    watch(Progress("answers", 2 * len(rows), 2 * len(rows)))
+    right = [exact_matches(given, expected, data.asides) for given in answers]
+    questions = [messages[-1]["content"] for messages in asked]
+    return [Change(*values) for values in zip(questions, *answers, expected, *right)]
+
+
+def _write_outputs(folder: Path, job: Prepared, loaded: Loaded, steps: list[StepReport], changes: list[Change]) -> None:
+    facts = run_facts(job, loaded, steps)
+    title = f"{Path(job.recipe.model_name_or_path).name} on {Path(job.recipe.dataset_name).name}"
+    write_report(folder / "report.html", title, facts, steps, changes)
+    write_card(folder, job.source.base, {k: v for rows in facts.values() for k, v in rows.items()})
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+    write_manifest(folder, {"base": job.source.base, "revision": job.source.revision, "data_sha256": job.data.facts.sha256, "versions": versions})
+
+
+def run_facts(job: Prepared, loaded: Loaded, steps: Sequence[StepReport]) -> dict[str, dict[str, Any]]:
+    """What is worth knowing about a run, by section."""
+    recipe, data = job.recipe, job.data.facts
+    seconds = sum(step.seconds for step in steps)
+    held_out = [step.eval_loss for step in steps if step.eval_loss is not None]
+    return {
+        "Model": {
+            "base": job.source.base,
+            "parameters": f"{loaded.total:,}, of them {loaded.trainable:,} trained ({loaded.trainable / loaded.total:.2%})",
+            "weights": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in loaded.bytes.items()),
+            "adapter": f"r {recipe.lora_r}, alpha {recipe.lora_alpha:g}, dropout {recipe.lora_dropout:g} on {', '.join(loaded.targets)}",
+            "compute": f"{str(job.compute.dtype).removeprefix('torch.')} on {job.compute.device}: {job.compute.reason}",
+            "linears": loaded.linears,
+            "forward": loaded.path,
+        },
+        "Data": {
+            "rows": f"{data.rows:,} trained on, {data.held_out:,} held out",
+            "read as": data.columns,
+            "max_length": f"{data.max_length} tokens ({data.cut_rows} rows cut, {data.lost_tokens} answer tokens lost)",
+            "an epoch": f"{data.tokens:,} tokens, {data.trained:,} of them trained, in {data.packed_rows} packed rows ({recipe.packing})",
+            "data SHA-256": data.sha256[:16],
+        },
+        "Training": {
+            "updates": f"{len(steps)} of {job.updates}, {recipe.per_device_train_batch_size} packed rows × {recipe.gradient_accumulation_steps} each",
+            "learning rate": f"{recipe.learning_rate:g}, {recipe.lr_scheduler_type}, {recipe.optim}",
+            "loss": f"{steps[0].loss:.4f} at the first update, {steps[-1].loss:.4f} at the last",
+            "held-out loss": f"{held_out[-1]:.4f}" if held_out else "no held-out rows",
+            "time": f"{seconds:.0f} s ({job.plan.seconds:.0f} s predicted), {sum(s.tokens for s in steps) / seconds:,.0f} tokens/s",
+            "peak memory": f"{peak_bytes(job.compute) / 1e9:.2f} GB ({job.plan.bytes / 1e9:.2f} GB predicted)",
+        },
+    }
+
+
+def peak_bytes(compute: ComputeType) -> int:
+    """Highest memory so far: allocated on the GPU, or resident of this process."""
+    if compute.device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(compute.device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def check_output(recipe: Recipe) -> None:
+    """Raises RunError if the output folder holds anything already."""
+    folder = Path(recipe.output_dir) if recipe.output_dir else None
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is not empty: it holds another run or other files.", "Give another --output-dir, or move it away.")
+
+
+def _free_folder(recipe: Recipe) -> Path:
+    parts = (Path(recipe.model_name_or_path).stem, Path(recipe.dataset_name).stem)
+    name = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") or "run" for part in parts)
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _claim(recipe: Recipe) -> Path:
+    check_output(recipe)
+    assert recipe.output_dir is not None
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe.write(folder / "run.yaml")
+    return folder
+
+
+def _open(folder: Path) -> Session:
+    """Load the base a run was trained on, and its adapter."""
+    recipe = _recipe_of(folder)
+    source = resolve(recipe.model_name_or_path)
+    compute = choose_compute(recipe)
+    tokenizer = load_tokenizer(_tokenizer_source(folder, source), recipe.chat_template)
+    model = open_adapter(load_model(source, recipe, compute), folder)
+    speed_up(model, compute.dtype, recipe.dequantize != "never")
+    return Session(model, Renderer(tokenizer))
+
+
+def _recipe_of(folder: Path) -> Recipe:
+    if (folder / "run.yaml").is_file():
+        return Recipe.of(Recipe.read(folder / "run.yaml"))
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.") from error
+    return Recipe.of({"model_name_or_path": base})
+
+
+def _tokenizer_source(folder: Path, base: ModelSource) -> ModelSource:
+    """The tokenizer saved with the adapter, if there is one: it is the one that was trained with."""
+    return ModelSource(str(folder), None, str(folder)) if (folder / "tokenizer_config.json").is_file() else base

@@ -1,0 +1,143 @@
+"""Attach a LoRA adapter, find which of its linears read the same input, and check that nothing is left out."""
+
+import warnings
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.base.linear import CUSTOM_MODULES, LinearGroup, lean_layers, watch_inputs
+from tunesmith.base.load import decoder_linears
+from tunesmith.errors import AdapterError, nearest
+from tunesmith.recipe import Recipe
+
+ADAPTER = "default"
+
+
+def target_names(model: Any, wanted: str | list[str]) -> list[str]:
+    """Names of the layers that get an adapter: all linears of the decoder, found by structure, or those wanted.
+
+    Raises:
+        AdapterError: a wanted name matches no linear layer, or the model has none.
+    """
+    linears = decoder_linears(model)
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
+    if not leaves:
+        raise AdapterError("The model has no linear layer to adapt.", "Use a transformer decoder.")
+    if isinstance(wanted, str):
+        return leaves
+    for target in wanted:
+        if not any(name == target or name.endswith("." + target) for name in linears):
+            raise AdapterError(
+                f"lora_target_modules: no linear layer is called {target!r}{nearest(target, leaves)}.",
+                f"There are {', '.join(leaves)}; or leave it at all-linear.",
+            )
+    return list(wanted)
+
+
+def attach(model: Any, recipe: Recipe, base: str, revision: str | None) -> Any:
+    """The model with a fresh adapter, a ``PeftModel``. The seed is set before the adapter is drawn.
+
+    Args:
+        base: what the adapter names as its base model.
+
+    Raises:
+        AdapterError: the model has an adapter already, or the targets match nothing.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if getattr(model, "peft_config", None):
+        raise AdapterError("The model has an adapter already.", "Merge it first, or start from the plain base model.")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=recipe.lora_dropout,
+        target_modules=target_names(model, recipe.lora_target_modules),
+        bias=recipe.lora_bias,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+    )
+    config._register_custom_module(CUSTOM_MODULES)
+    torch.manual_seed(recipe.seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
+    config.base_model_name_or_path, config.revision = base, revision
+    return peft_model
+
+
+def open_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter of a folder, saved by anyone's peft.
+
+    Raises:
+        AdapterError: not an adapter folder, missing or unexpected tensors, wrong shapes, or values that are not finite.
+    """
+    from peft import LoraConfig, PeftModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / "adapter_config.json").is_file():
+        raise AdapterError(f"{folder} holds no adapter: it has no adapter_config.json.", "Give a run's folder.")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise AdapterError(f"{folder} holds no readable LoRA adapter: {error}", "Use the folder of a finished run.") from error
+    config._register_custom_module(CUSTOM_MODULES)
+    config.inference_mode = True
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys.*")
+        peft_model = PeftModel(model, config, ADAPTER, autocast_adapter_dtype=True)
+    _set_tensors(peft_model, tensors, folder)
+    peft_model.eval()
+    return peft_model
+
+
+def _set_tensors(peft_model: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER)
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    odd = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
+    bad = [name for name in tensors if not bool(torch.isfinite(tensors[name]).all())]
+    for names, what in (
+        (missing, "misses"), (extra, "has, unlike this base model,"), (odd, "has in another shape"), (bad, "has values that are not finite in"),
+    ):  # fmt: skip
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise AdapterError(f"The adapter in {folder} {what} {names[0]}{more}.", "Check that it belongs to this base model.")
+    set_peft_model_state_dict(peft_model, tensors, adapter_name=ADAPTER)
+
+
+def adapter_parameters(peft_model: Any) -> dict[str, torch.nn.Parameter]:
+    """The trainable parameters by name."""
+    return {name: p for name, p in peft_model.named_parameters() if p.requires_grad}
+
+
+def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
+    """Switch the adapter's linears to the lean path and group those that read the same input; says what was done.
+
+    Which linears share an input is observed in one short forward pass, not looked up in a list of names.
+
+    Args:
+        keep: keep the frozen weights in the compute type instead of dequantising them at each use.
+    """
+    layers = {n: m for n, m in lean_layers(peft_model).items() if not m.lora_variant and not any(m.lora_bias.values())}
+    if not layers or peft_model.peft_config[ADAPTER].bias != "none":
+        return "peft's own layers (DoRA, 8-bit weights and trained biases have no lean path)"
+    device = next(peft_model.parameters()).device
+    with watch_inputs(layers) as calls, torch.no_grad():
+        peft_model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
+    times = Counter(name for name, _ in calls)
+    groups = 0
+    for _, run in groupby((call for call in calls if times[call[0]] == 1), key=lambda call: call[1]):
+        members = [layers[name] for name, _ in run]
+        group = LinearGroup(members, ADAPTER, dtype, keep)
+        for number, layer in enumerate(members):
+            layer.group, layer.member = group, number
+        groups += 1
+    how = "weights kept dequantised" if keep else "weights dequantised at each use"
+    return f"{len(layers)} linears in {groups} groups, {how}"

@@ -1,0 +1,53 @@
+"""Hands a pack's segments to our attention through transformers' own attention interface."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from tunesmith.kernels.attention import Segments, segment_attention
+
+NAME = "tunesmith_segments"
+
+
+def _forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' signature: query ``[1, H, T, D]``, key and value ``[1, H_kv, T, D]``; gives ``[1, T, H, D]``."""
+    if segments is None:
+        raise TypeError(f"{type(module).__name__} did not pass the pack's segments on to its attention")
+    flat = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    out = segment_attention(*flat, segments, scaling=scale, sliding_window=sliding_window, softcap=softcap)
+    return out.unsqueeze(0), None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """Segments say who sees whom; a dense mask is never built."""
+
+
+AttentionInterface.register(NAME, _forward)
+AttentionMaskInterface.register(NAME, _no_mask)
+
+
+@contextmanager
+def segments_attention(model: Any) -> Iterator[None]:
+    """Within this block the model's attention takes ``segments=…`` instead of a mask."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

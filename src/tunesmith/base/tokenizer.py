@@ -1,0 +1,71 @@
+"""A tokenizer that cannot teach a model never to stop: padding is not EOS, and the chat template is known."""
+
+from pathlib import Path
+from typing import Any
+
+from tunesmith.base.catalog import ModelSource
+from tunesmith.base.templates import TEMPLATES
+from tunesmith.errors import ModelError, nearest
+
+RESERVED = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|endoftext|>", "<|file_sep|>")
+"""Tokens that vocabularies carry and chat templates do not use, most telling first."""
+
+
+def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Any:
+    """The model's tokenizer with a pad token other than EOS and a chat template.
+
+    Raises:
+        ModelError: no tokenizer there, no chat template, or no token free for padding.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{source.base} has no tokenizer that can be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
+            "Check the name, or that the folder holds tokenizer.json.",
+        ) from error
+    if chat_template is not None:
+        tokenizer.chat_template = _template(chat_template)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{source.base} has no chat template: it is a base model, not one trained to chat.",
+            f"Choose one with --chat-template ({', '.join(sorted(TEMPLATES))}), or use the model's instruct version.",
+        )
+    make_pad_safe(tokenizer)
+    return tokenizer
+
+
+def make_pad_safe(tokenizer: Any) -> None:
+    """Give the tokenizer a pad token that is neither EOS nor used by its chat template; never a new, untrained one.
+
+    Raises:
+        ModelError: the vocabulary has no such token.
+    """
+    used = str(tokenizer.chat_template or "")
+    pad, eos = tokenizer.pad_token, tokenizer.eos_token
+    if pad is not None and pad != eos and pad not in used:
+        return
+    vocabulary = tokenizer.get_vocab()
+    specials = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    for candidate in (tokenizer.unk_token, *RESERVED, *reversed(specials)):
+        if candidate in vocabulary and candidate != eos and candidate not in used and candidate != tokenizer.bos_token:
+            tokenizer.pad_token = candidate
+            return
+    raise ModelError(
+        "The tokenizer pads with its EOS token and has no other token to spare, so a model could not learn to stop.",
+        "Set pad_token in tokenizer_config.json to a token that ordinary text does not contain.",
+    )
+
+
+def _template(name: str) -> str:
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    raise ModelError(
+        f"There is no chat template {name!r}{nearest(name, TEMPLATES)}.",
+        f"Use one of {', '.join(sorted(TEMPLATES))}, or the path of a .jinja file.",
+    )

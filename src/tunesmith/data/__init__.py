@@ -1,0 +1,1 @@
+"""Rows to conversations to tokens to packs. Sees tokenizers, never a model."""

@@ -1,0 +1,184 @@
+"""Where rows come from: the bundled data set, files, folders, the hub. Every row knows its file and line."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from tunesmith.errors import DataError, nearest
+
+BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED_COLUMNS = {"yoda": ("sentence", "translation_extra")}
+"""Bundled data sets: their prompt and completion columns."""
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """values: column to value. where: file and line (or row number) as a user would say it."""
+
+    values: dict[str, Any]
+    where: str
+
+
+def load_rows(name: str, split: str = "train", config: str | None = None, limit: int | None = None) -> list[Row]:
+    """All rows of a data set, in order, at most ``limit``.
+
+    Raises:
+        DataError: nothing of that name, a file that cannot be read (with its line), or no row at all.
+    """
+    rows: list[Row] = []
+    for row in _rows_of(name, split, config):
+        rows.append(row)
+        if limit is not None and len(rows) == limit:
+            break
+    if not rows:
+        raise DataError(f"{name} has no rows.", "Give a file with at least one row.")
+    return rows
+
+
+def _rows_of(name: str, split: str, config: str | None) -> Iterator[Row]:
+    path = Path(name).expanduser()
+    if name in BUNDLED_COLUMNS and not path.exists():
+        return _bundled(name, split)
+    if path.is_dir():
+        return _folder(path, split)
+    if path.is_file():
+        return _file(path)
+    if path.suffix in SUFFIXES or path.name.endswith(".gz") or name.startswith((".", "/", "~")):
+        siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise DataError(f"There is no file {name}{nearest(path.name, siblings)}.", "Check the path.")
+    return _hub(name, split, config)
+
+
+def _bundled(name: str, split: str) -> Iterator[Row]:
+    path = BUNDLED / name / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataError(f"The bundled {name} has no split {split!r}.", "Use train or test.")
+    return _file(path)
+
+
+def _folder(folder: Path, split: str) -> Iterator[Row]:
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        from datasets import DatasetDict, load_from_disk
+
+        saved = load_from_disk(str(folder))
+        yield from _dataset(saved[split] if isinstance(saved, DatasetDict) else saved, str(folder))
+        return
+    files = sorted(path for path in folder.iterdir() if _plain_suffix(path) in SUFFIXES)
+    if not files:
+        raise DataError(f"The folder {folder} holds no data file.", f"Put {', '.join(SUFFIXES)} files in it.")
+    for path in files:
+        yield from _file(path)
+
+
+def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    repo, _, revision = name.partition("@")
+    try:
+        dataset = load_dataset(repo, config, split=split, revision=revision or None)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
+            f"could not give it: {reason}",
+            "Check the name and the split, or give a path.",
+        ) from error
+    yield from _dataset(dataset, name)
+
+
+def _dataset(dataset: Any, name: str) -> Iterator[Row]:
+    for number, values in enumerate(dataset):
+        yield Row(dict(values), f"{name} row {number + 1}")
+
+
+def _plain_suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _file(path: Path) -> Iterator[Row]:
+    suffix = _plain_suffix(path)
+    if suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path} is not a kind of data file that can be read.", f"Use one of {', '.join(SUFFIXES)}.")
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv}
+    try:
+        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
+            yield from readers[suffix](file, path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}.", "Check the file and its permissions.") from error
+
+
+def _jsonl(file: TextIO, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield Row(_object(_parse(line, path, number), f"{path} line {number}"), f"{path} line {number}")
+
+
+def _json(file: TextIO, path: Path) -> Iterator[Row]:
+    text = file.read()
+    if not text.strip():
+        return
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("{") and "\n" in text.strip():  # JSON lines under a .json name are common
+            file.seek(0)
+            yield from _jsonl(file, path)
+            return
+        raise DataError(f"{path} line {error.lineno}: {error.msg}.", "Mend the JSON there.") from error
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else [content]
+    if not isinstance(content, list):
+        raise DataError(f"{path} holds a {type(content).__name__}, not a list of rows.", "Write a list of objects.")
+    for number, value in enumerate(content, 1):
+        yield Row(_object(value, f"{path} row {number}"), f"{path} row {number}")
+
+
+def _parse(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise DataError(f"{path} line {number} is not JSON: {reason}.", "Write one JSON object a line.") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is a {type(value).__name__}, not an object.", 'Write rows such as {"prompt": …, "completion": …}.')
+    return value
+
+
+def _csv(file: TextIO, path: Path) -> Iterator[Row]:
+    reader = csv.DictReader(file, delimiter="\t" if _plain_suffix(path) == ".tsv" else ",", strict=True)
+    try:
+        for values in reader:
+            if None in values or None in values.values():
+                raise DataError(
+                    f"{path} line {reader.line_num} has another number of fields than the header's {len(reader.fieldnames or [])}.",
+                    "Quote fields that contain the separator.",
+                )
+            yield Row(dict(values), f"{path} line {reader.line_num}")
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: {error}.", "Mend the row there.") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for number, values in enumerate(v for batch in pq.ParquetFile(path).iter_batches() for v in batch.to_pylist()):
+            yield Row(values, f"{path} row {number + 1}")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}", "Write it again.") from error

@@ -1,0 +1,57 @@
+"""Every error tunesmith raises on purpose. Each message says what happened, why, and what to do next.
+
+    TunesmithError              catch this to catch them all; the command line turns it into one paragraph, exit code 2
+    ├── RecipeError             a setting is unknown, has a wrong value, or contradicts another
+    ├── DataError               the rows cannot be read or cannot be trained on
+    ├── ModelError              the base model or its tokenizer cannot be used
+    ├── AdapterError            the adapter cannot be attached, saved or loaded
+    ├── MachineError            this machine cannot do what was asked (memory, device, optimizer)
+    ├── RunError                the run folder is missing, taken or incomplete
+    └── TrainingError           training went wrong and was stopped before it could do harm
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TunesmithError(Exception):
+    """``what`` happened, in the user's own terms, and the ``fix``: the next thing to do."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what} {fix}")
+        self.what = what
+        self.fix = fix
+
+
+class RecipeError(TunesmithError):
+    """A setting is unknown, has a wrong value, or contradicts another one."""
+
+
+class DataError(TunesmithError):
+    """The rows cannot be read, or training on them would teach nothing."""
+
+
+class ModelError(TunesmithError):
+    """The base model or its tokenizer cannot be used."""
+
+
+class AdapterError(TunesmithError):
+    """The adapter cannot be attached, saved or loaded."""
+
+
+class MachineError(TunesmithError):
+    """This machine cannot do what the recipe asks for."""
+
+
+class RunError(TunesmithError):
+    """A run folder is missing, already taken, or incomplete."""
+
+
+class TrainingError(TunesmithError):
+    """Training was stopped because going on would have produced nonsense."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)`` for the closest of the known names, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

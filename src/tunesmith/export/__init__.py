@@ -1,0 +1,1 @@
+"""A trained adapter on disk, and what goes beside it."""

@@ -1,0 +1,33 @@
+"""The adapter folder: files that plain peft and transformers read, written whole or not at all."""
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from tunesmith.base.adapter import ADAPTER
+
+
+def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write adapter_config.json, adapter_model.safetensors, tokenizer and chat template into ``folder``.
+
+    Each file is written beside its place, flushed to disk and renamed, the weights last. No pickle is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as made:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # save_embedding_layers would ask the hub about the base model; embeddings are never trained here.
+            peft_model.save_pretrained(made, selected_adapters=[ADAPTER], save_embedding_layers=False)
+        tokenizer.save_pretrained(made)
+        files = sorted(Path(made).iterdir(), key=lambda p: p.suffix == ".safetensors")
+        for file in files:
+            if file.name != "README.md":  # peft's card; the run writes its own
+                _move(file, folder / file.name)
+
+
+def _move(file: Path, place: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(file, place)

@@ -1,0 +1,1 @@
+"""Token ids to token ids, conversations on top of that, and scores. Never sees training."""

@@ -1,0 +1,223 @@
+"""Attention over segments of one flat token array: no padding outside attention, no dense mask over a pack.
+
+A pack lies flat as ``[T]`` tokens: shared prefixes first, then documents, like lengths side by side. A document attends
+to the prefix it continues (all of it) and causally to itself, and to nothing else. Documents of like length form a
+bucket that is padded only here, so the linears around attention see valid tokens alone.
+
+Legend: T tokens of the pack, H heads, D head size, n documents of a bucket, S their padded length, P prefix length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING_TOLERANCE = 1.3
+"""A bucket's longest document may be this much longer than its shortest: more buckets cost calls, fewer cost padding."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Consecutive documents of the flat array that share a prefix and have like lengths.
+
+    tokens: their slice of the flat array. count: n. length: S. valid: flat slots of ``n * S`` that hold a token, int64
+    ``[tokens]``, or None when every document has length S. prefix: the slice of the flat array they all continue.
+    """
+
+    tokens: slice
+    count: int
+    length: int
+    valid: Tensor | None
+    prefix: slice | None
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How the ``[T]`` tokens of a pack fall into documents. lengths: of each segment in flat order. parents: for each
+    segment the index of the earlier segment it continues, or -1. buckets: derived from both."""
+
+    lengths: tuple[int, ...]
+    parents: tuple[int, ...]
+    buckets: tuple[Bucket, ...]
+
+    @staticmethod
+    def of(lengths: Sequence[int], parents: Sequence[int] | None = None, device: torch.device | str = "cpu") -> "Segments":
+        parents = tuple(parents) if parents is not None else (-1,) * len(lengths)
+        starts = [0]
+        for length in lengths:
+            starts.append(starts[-1] + length)
+        buckets, first = [], 0
+        while first < len(lengths):
+            last = first + 1
+            low = high = lengths[first]
+            while last < len(lengths) and parents[last] == parents[first]:
+                low, high = min(low, lengths[last]), max(high, lengths[last])
+                if high > PADDING_TOLERANCE * low:
+                    break
+                last += 1
+            parent = parents[first]
+            prefix = slice(starts[parent], starts[parent] + lengths[parent]) if parent >= 0 else None
+            buckets.append(_bucket(lengths[first:last], starts[first], prefix, device))
+            first = last
+        return Segments(tuple(lengths), parents, tuple(buckets))
+
+
+def _bucket(lengths: Sequence[int], start: int, prefix: slice | None, device: torch.device | str) -> Bucket:
+    padded = max(lengths)
+    valid = None
+    if min(lengths) != padded:
+        slots = [row * padded + column for row, length in enumerate(lengths) for column in range(length)]
+        valid = torch.tensor(slots, device=device)
+    return Bucket(slice(start, start + sum(lengths)), len(lengths), padded, valid, prefix)
+
+
+def segment_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attention of every segment to its prefix and itself.
+
+    Args:
+        query: ``[T, H, D]``; key, value: ``[T, H_kv, D]`` with H a multiple of H_kv (grouped-query attention).
+        scaling: factor on the scores. sliding_window: a token sees at most this many tokens, itself included.
+        softcap: c in ``c · tanh(scores / c)`` (Gemma 2).
+
+    Returns:
+        ``[T, H, D]``.
+    """
+    parts = []
+    for bucket in segments.buckets:
+        q = _pad(query[bucket.tokens], bucket)
+        k = _with_prefix(key, bucket)
+        v = _with_prefix(value, bucket)
+        out = _attend(q, k, v, scaling, sliding_window, softcap)
+        parts.append(_unpad(out, bucket))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def segment_attention_plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """The plain twin of `segment_attention`: one dense mask ``[T, T]`` that says which token sees which."""
+    positions = segment_positions(segments).to(query.device)
+    owner = torch.repeat_interleave(torch.arange(len(segments.lengths)), torch.tensor(segments.lengths))
+    parent = torch.tensor(segments.parents)[owner]
+    same = owner[:, None] == owner[None, :]
+    inherited = parent[:, None] == owner[None, :]
+    distance = positions[:, None] - positions[None, :]
+    allowed = (same | inherited).to(query.device) & (distance >= 0)
+    if sliding_window is not None:
+        allowed &= distance < sliding_window
+    groups = query.shape[1] // key.shape[1]
+    scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(groups, 1)) * scaling
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(groups, 1))
+
+
+def segment_positions(segments: Segments) -> Tensor:
+    """Position of every token in its own document, prefix included, int64 ``[T]``."""
+    ranges = []
+    for length, parent in zip(segments.lengths, segments.parents):
+        start = segments.lengths[parent] if parent >= 0 else 0
+        ranges.append(torch.arange(start, start + length))
+    return torch.cat(ranges)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, softcap: float | None) -> Tensor:
+    """``[n, S, H, D]`` from q ``[n, S, H, D]`` and k, v ``[n, P + S, H_kv, D]``; the last S keys are the queries' own."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    length, total = q.shape[2], k.shape[2]
+    if window is not None and window >= total:
+        window = None
+    if softcap:
+        return _attend_softcap(q, k, v, scaling, window, softcap)
+    grouped = q.shape[1] != k.shape[1]
+    if length == total and window is None:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+    else:
+        mask = _mask(length, total, window, q)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+    return out.transpose(1, 2)
+
+
+def _attend_softcap(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, softcap: float) -> Tensor:
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap))
+    weights = (scores + _mask(q.shape[2], k.shape[2], window, q)).float().softmax(-1).to(q.dtype)
+    return (weights @ v).transpose(1, 2)
+
+
+def _mask(length: int, total: int, window: int | None, like: Tensor) -> Tensor:
+    """Additive mask ``[S, P + S]``: causal with the last S keys aligned to the S queries."""
+    allowed = torch.ones(length, total, dtype=torch.bool, device=like.device).tril(total - length)
+    if window is not None:
+        allowed = allowed.triu(total - length - window + 1)
+    return torch.zeros(length, total, dtype=like.dtype, device=like.device).masked_fill_(~allowed, float("-inf"))
+
+
+def _with_prefix(flat: Tensor, bucket: Bucket) -> Tensor:
+    own = _pad(flat[bucket.tokens], bucket)
+    if bucket.prefix is None:
+        return own
+    prefix = flat[bucket.prefix].unsqueeze(0).expand(bucket.count, -1, -1, -1)
+    return torch.cat([prefix, own], dim=1)
+
+
+def _pad(flat: Tensor, bucket: Bucket) -> Tensor:
+    """``[tokens, H, D]`` to ``[n, S, H, D]``."""
+    if bucket.valid is not None:
+        flat = _Scatter.apply(flat, bucket.valid, bucket.count * bucket.length)
+    return flat.reshape(bucket.count, bucket.length, *flat.shape[1:])
+
+
+def _unpad(padded: Tensor, bucket: Bucket) -> Tensor:
+    """``[n, S, H, D]`` to ``[tokens, H, D]``."""
+    flat = padded.reshape(bucket.count * bucket.length, *padded.shape[2:])
+    return flat if bucket.valid is None else _Gather.apply(flat, bucket.valid)
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows to slots of a larger zero tensor. Slots are distinct, so the gradient is a plain gather (autograd's own
+    indexing would accumulate, on one thread)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, slots: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(slots)
+        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, slots, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Gather.apply(grad, ctx.saved_tensors[0]), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows from distinct slots: the inverse of `_Scatter`."""
+
+    @staticmethod
+    def forward(ctx: Any, slotted: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.size = slotted.shape[0]
+        return slotted.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Scatter.apply(grad, ctx.saved_tensors[0], ctx.size), None

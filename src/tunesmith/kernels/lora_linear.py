@@ -1,0 +1,135 @@
+"""The QLoRA linear: ``y = x Ŵᵀ + b + s (drop(x) Aᵀ) Bᵀ`` as one autograd function.
+
+LoRA: Hu et al. 2021 (arXiv 2106.09685); QLoRA: Dettmers et al. 2023 (arXiv 2305.14314).
+
+Linears that read the same input (q, k, v; gate, up) are computed together: their frozen weights stand stacked in one
+matrix and their A matrices make one product. Three things make it lean. The frozen weight Ŵ is not saved by autograd,
+the caller owns it. Backward brackets on the rank side, so nothing of size out×in is ever formed:
+
+    t = s dy B          [T, r]
+    dB = s dyᵀ (drop(x) Aᵀ)
+    dA = tᵀ drop(x)
+    dx = dy Ŵ + drop(t A)
+
+And dropout keeps the positions it dropped, not a mask. Legend: T tokens, K in-features, N out-features of all members
+together, n_i of one, r_i its rank, R the ranks' sum.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tunesmith.kernels.dropout import dropped_positions, mask_of
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Callable[[], Tensor],
+    bias: Tensor | None,
+    lora_A: Sequence[Tensor],
+    lora_B: Sequence[Tensor],
+    scaling: Sequence[float],
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, ...]:
+    """Outputs of all linears that read ``x``, one tensor ``[*, n_i]`` each.
+
+    Args:
+        x: ``[*, K]``, of the compute dtype.
+        weight: gives the stacked frozen weights ``[N, K]`` in x's dtype; called again in backward, so that a weight
+            dequantised on the fly need not live between the two.
+        bias: stacked frozen biases ``[N]`` or None.
+        lora_A: ``[r_i, K]`` each; lora_B: ``[n_i, r_i]`` each. May be wider than x's dtype (fp32 masters).
+        scaling: s of each member, ``alpha / r`` or ``alpha / sqrt(r)``.
+        dropout_p: the chance that an element of x is dropped on the LoRA path; the members share one draw.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    dropped = dropped_positions(flat.numel(), dropout_p, x.device) if dropout_p > 0 else None
+    scaling = tuple(s / (1 - dropout_p) for s in scaling)
+    outputs = _LoraLinear.apply(flat, weight, bias, dropped, scaling, len(lora_A), *lora_A, *lora_B)
+    return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)
+
+
+def lora_linear_plain(
+    x: Tensor,
+    weight: Callable[[], Tensor],
+    bias: Tensor | None,
+    lora_A: Sequence[Tensor],
+    lora_B: Sequence[Tensor],
+    scaling: Sequence[float],
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, ...]:
+    """The plain twin of `lora_linear`: ordinary autograd, same draw of dropout for the same random state."""
+    base = torch.nn.functional.linear(x, weight(), bias).split([B.shape[0] for B in lora_B], dim=-1)
+    if dropout_p > 0:
+        keep = mask_of(dropped_positions(x.numel(), dropout_p, x.device), x.shape)
+        x = x * keep / (1 - dropout_p)
+    return tuple(y + s * (x @ A.to(x.dtype).T @ B.to(x.dtype).T) for y, A, B, s in zip(base, lora_A, lora_B, scaling))
+
+
+def _drop(x: Tensor, dropped: Tensor | None) -> Tensor:
+    """x with the dropped elements zero; the factor 1/(1-p) lives in the scaling."""
+    if dropped is None:
+        return x
+    return x.reshape(-1).index_fill(0, dropped, 0).view_as(x)
+
+
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Callable[[], Tensor],
+        bias: Tensor | None,
+        dropped: Tensor | None,
+        scaling: tuple[float, ...],
+        members: int,
+        *factors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        lora_A, lora_B = factors[:members], factors[members:]
+        A = torch.cat([a.to(x.dtype) for a in lora_A])
+        B = [b.to(x.dtype) for b in lora_B]
+        xA = _drop(x, dropped) @ A.T
+        W = weight()
+        y = torch.addmm(bias, x, W.T) if bias is not None else x @ W.T
+        outputs = y.split([b.shape[0] for b in B], dim=1)
+        for out, part, b, s in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B, scaling):
+            out.addmm_(part, b.T, alpha=s)
+        ctx.save_for_backward(x, xA, dropped, *factors)
+        ctx.weight, ctx.scaling, ctx.members = weight, scaling, members
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, xA, dropped, *factors = ctx.saved_tensors
+        lora_A, lora_B = factors[: ctx.members], factors[ctx.members :]
+        ranks = [a.shape[0] for a in lora_A]
+        t = torch.empty_like(xA)
+        grads_B = []
+        for dy, b, part, t_i, s in zip(grads, lora_B, xA.split(ranks, 1), t.split(ranks, 1), ctx.scaling):
+            torch.mm(dy, b.to(x.dtype), out=t_i).mul_(s) if t_i.is_contiguous() else t_i.copy_(dy @ b.to(x.dtype)).mul_(s)
+            grads_B.append((dy.T @ part).mul_(s).to(b.dtype))
+        grad_A = t.T @ _drop(x, dropped)
+        grads_A = [g.to(a.dtype) for g, a in zip(grad_A.split(ranks), lora_A)]
+        dx = _input_gradient(ctx.weight(), grads, t, lora_A, dropped) if ctx.needs_input_grad[0] else None
+        return (dx, None, None, None, None, None, *grads_A, *grads_B)
+
+
+def _input_gradient(
+    W: Tensor, grads: Sequence[Tensor], t: Tensor, lora_A: Sequence[Tensor], dropped: Tensor | None
+) -> Tensor:
+    """``dy Ŵ + drop(t A)``, ``[T, K]``."""
+    start, dx = 0, None
+    for dy in grads:
+        rows = W[start : start + dy.shape[1]]
+        dx = dy @ rows if dx is None else dx.addmm_(dy, rows)
+        start += dy.shape[1]
+    assert dx is not None
+    A = torch.cat([a.to(dx.dtype) for a in lora_A])
+    if dropped is None:
+        return dx.addmm_(t, A)
+    kept = dx.take(dropped)  # a dropped element gets no gradient from the LoRA path: put its value back afterwards
+    return dx.addmm_(t, A).put_(dropped, kept)

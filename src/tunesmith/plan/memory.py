@@ -1,0 +1,146 @@
+"""Bytes a run will take, from the model's config alone: no weight is loaded or downloaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunesmith.base.catalog import ModelSource
+from tunesmith.base.load import decoder_linears, model_error
+from tunesmith.recipe import Recipe
+
+NF4_BLOCK, NF4_GROUP = 64, 256
+"""Weights that share a constant, and constants that share a second one (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its memory and time. All counts are of elements.
+
+    linear_weights: of decoder linears. other_parameters: embeddings, norms, biases, head. buffer_bytes: as transformers
+    counts them. linears: name, in and out features of each. hidden, vocab, layers, positions: from the config.
+    """
+
+    linear_weights: int
+    other_parameters: int
+    buffer_bytes: int
+    linears: tuple[tuple[str, int, int], ...]
+    hidden: int
+    vocab: int
+    layers: int
+    positions: int
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_weights + self.other_parameters
+
+    def trainable(self, r: int, targets: list[str] | None = None) -> int:
+        """LoRA parameters at rank r, ``r (in + out)`` a linear, over all linears or those with these leaf names."""
+        return sum(r * (i + o) for name, i, o in self.linears if targets is None or name.rsplit(".", 1)[-1] in targets)
+
+
+def shape_of(source: ModelSource) -> Shape:
+    """The shape of a model, built on the meta device.
+
+    Raises:
+        ModelError: there is no such model or its config cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise model_error(source, error) from error
+    return shape_of_config(config)
+
+
+def shape_of_config(config: Any) -> Shape:
+    """The shape a transformers config describes."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    linears = decoder_linears(model)
+    counted = {id(m.weight) for m in linears.values()}
+    other = sum(p.nelement() for p in model.parameters() if id(p) not in counted)
+    text = config.get_text_config()
+    return Shape(
+        linear_weights=sum(_count(m) for m in linears.values()),
+        other_parameters=other,
+        buffer_bytes=sum(b.nelement() * b.element_size() for b in model.buffers()),
+        linears=tuple((name, m.in_features, m.out_features) for name, m in linears.items()),  # type: ignore[misc]
+        hidden=text.hidden_size,
+        vocab=text.vocab_size,
+        layers=text.num_hidden_layers,
+        positions=getattr(text, "max_position_embeddings", None) or 2**31,
+    )
+
+
+def _count(linear: nn.Module) -> int:
+    return linear.in_features * linear.out_features  # type: ignore[operator]
+
+
+def footprint(shape: Shape, bits: int, element_bytes: int) -> int:
+    """What transformers' ``get_memory_footprint()`` says after loading: packed linears, all else in the load type.
+
+    Args:
+        bits: 4, 8, or 0 for not quantised. element_bytes: bytes of the load type.
+    """
+    linear = {4: shape.linear_weights // 2, 8: shape.linear_weights, 0: shape.linear_weights * element_bytes}[bits]
+    return linear + shape.other_parameters * element_bytes + shape.buffer_bytes
+
+
+def kbit_prepared_footprint(shape: Shape, r: int) -> int:
+    """The same after peft's ``prepare_model_for_kbit_training`` and LoRA: all that is not 4-bit in fp32."""
+    return shape.linear_weights // 2 + 4 * (shape.other_parameters + shape.trainable(r)) + shape.buffer_bytes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted bytes at the peak of a step. stored: the weights as loaded. kept: dequantised copies. adapter: its fp32
+    weights, gradients and optimizer state. activations: saved for backward, and the logits in flight."""
+
+    stored: int
+    kept: int
+    adapter: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.stored + self.kept + self.adapter + self.activations
+
+
+def predict_memory(shape: Shape, recipe: Recipe, tokens: int, element_bytes: int, keep: bool) -> Memory:
+    """Memory of a step over ``tokens`` flat tokens."""
+    bits = 4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 0
+    constants = 0
+    if bits == 4:
+        blocks = shape.linear_weights // NF4_BLOCK
+        constants = blocks + 4 * blocks // NF4_GROUP if recipe.bnb_4bit_use_double_quant else 4 * blocks
+    targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
+    kept = shape.linear_weights * element_bytes if keep and bits == 4 else 0
+    # Saved for backward: every linear's output (an input of the next operation), twice the inner width for the gate's
+    # product, and a handful of hidden-size tensors around norms and residuals.
+    per_token = sum(out for _, _, out in shape.linears) + shape.layers * 6 * shape.hidden
+    per_token += sum(i for _, i, _ in shape.linears) // 2
+    layers = 2 if recipe.gradient_checkpointing else shape.layers
+    activations = tokens * per_token * element_bytes * layers // shape.layers
+    if recipe.gradient_checkpointing:
+        activations += tokens * shape.hidden * element_bytes * shape.layers
+    logits = 3 * 4 * min(tokens * shape.vocab, 16 * 2**20)
+    return Memory(
+        stored=footprint(shape, bits, element_bytes) + constants,
+        kept=kept,
+        adapter=16 * shape.trainable(recipe.lora_r, targets),
+        activations=activations + logits,
+    )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that a new allocation can take now, on a GPU or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available

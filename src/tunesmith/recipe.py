@@ -1,0 +1,248 @@
+"""Recipe: every setting of a run, stated once. Flags, YAML, help, documentation and validation derive from it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tunesmith.errors import RecipeError, nearest
+
+GROUPS = ("model", "adapter", "data", "training", "output")
+
+
+def _setting(default: Any, group: str, help: str, *aliases: str, **limits: Any) -> Any:
+    """A field with its help text, the group it is listed under and the names other tools give it."""
+    return Field(default, description=help, json_schema_extra={"group": group, "aliases": list(aliases)}, **limits)
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a run does. Names are those of transformers, peft and trl."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    model_name_or_path: str = _setting(
+        "smollm2-135m",
+        "model",
+        "Base model: hub id (name@revision), folder, .gguf file, or the bundled smollm2-135m.",
+        "base_model", "model", "model_id", "model_name", "checkpoint_dir",
+    )  # fmt: skip
+    load_in_4bit: bool = _setting(
+        True, "model", "Quantise the decoder's linears to 4 bits: a quarter of the memory of 16 bits.", "q_lora", "qlora"
+    )
+    load_in_8bit: bool = _setting(False, "model", "Quantise to 8 bits (LLM.int8) instead of 4.")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = _setting(
+        "nf4", "model", "4-bit code; nf4 fits normally distributed weights best.", "quantization_type"
+    )
+    bnb_4bit_use_double_quant: bool = _setting(
+        True, "model", "Quantise the quantisation constants too: 0.4 bits a weight less.", "double_quantization"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
+        "auto", "model", "Compute type; auto takes what the device does well.", "torch_dtype", "compute_dtype"
+    )
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "model", "Where to train; auto takes a GPU if there is one.")
+    chat_template: str | None = _setting(
+        None, "model", "Built-in template by name (chatml, llama3, phi3, gemma, …) or a .jinja file; default the model's own.",
+        "template", "chat_template_path", "prompt_style",
+    )  # fmt: skip
+    dequantize: Literal["auto", "always", "never"] = _setting(
+        "auto", "model", "Keep the 4-bit weights dequantised for speed, same numbers; auto does when memory allows."
+    )
+
+    lora_r: int = _setting(8, "adapter", "Rank of the adapter; 8 holds a style, 16-64 more knowledge.", "lora_rank", "rank", ge=1)
+    lora_alpha: float = _setting(16, "adapter", "Scale: the update is multiplied by alpha / r.", gt=0)
+    lora_dropout: float = _setting(0.05, "adapter", "Dropout before the adapter; guards small data sets.", ge=0, lt=1)
+    lora_target_modules: str | list[str] = _setting(
+        "all-linear", "adapter", "Linear layers that get an adapter: all-linear, or names such as q_proj,v_proj.",
+        "lora_target", "target_modules", "lora_target_linear",
+    )  # fmt: skip
+    lora_bias: Literal["none", "all", "lora_only"] = _setting("none", "adapter", "Biases that are trained as well.", "bias")
+    use_rslora: bool = _setting(False, "adapter", "Scale by alpha / sqrt(r): steadier at high rank.", "rslora")
+    use_dora: bool = _setting(False, "adapter", "DoRA: magnitude and direction apart; slower.", "dora", "peft_use_dora")
+
+    dataset_name: str = _setting(
+        "yoda", "data", "Rows: hub id, file or folder (jsonl, json, csv, tsv, parquet), or the bundled yoda.",
+        "dataset", "data", "train_file", "dataset_path", "train_data",
+    )  # fmt: skip
+    dataset_split: str = _setting("train", "data", "Split of a hub data set.", "split", "train_split")
+    dataset_config: str | None = _setting(None, "data", "Subset of a hub data set.", "subset")
+    prompt: str | None = _setting(None, "data", "Column with the user's text.", "prompt_column", "input_column")
+    completion: str | None = _setting(None, "data", "Column with the answer.", "completion_column", "output_column")
+    messages: str | None = _setting(None, "data", "Column with the conversation.", "messages_column", "conversations")
+    max_rows: int | None = _setting(None, "data", "Use only the first rows.", "max_samples", "max_train_samples", ge=1)
+    val_size: float = _setting(
+        0.0, "data", "Rows held out for evaluation: a share below 1 or a count.",
+        "val_set_size", "test_size", "val_split_fraction", "split_dataset_ratio", ge=0,
+    )  # fmt: skip
+    eval_dataset: str | None = _setting(None, "data", "Held-out rows from a file instead.", "eval_file", "validation_file")
+    max_length: int | None = _setting(
+        None, "data", "Longest row in tokens; default the shortest that cuts nothing, up to the model's limit.",
+        "max_seq_length", "sequence_len", "cutoff_len", "max_seq_len", "model_max_length", ge=1,
+    )  # fmt: skip
+    packing: Literal["bfd", "wrapped", "none"] = _setting(
+        "bfd", "data", "bfd: whole rows, best fit, isolated; wrapped: concatenate and cut (the reference); none.",
+        "sample_packing", "packing_strategy", "packed", "neat_packing",
+    )  # fmt: skip
+    assistant_only_loss: bool = _setting(
+        True, "data", "Train on the answers only; false trains on every token.", "completion_only_loss", "mask_prompt"
+    )
+    shared_prefix: bool = _setting(True, "data", "Compute tokens that rows begin with in common once: same gradient.")
+
+    num_train_epochs: float = _setting(3.0, "training", "Passes over the data; fractions allowed.", "num_epochs", "epochs", gt=0)
+    max_steps: int = _setting(-1, "training", "Stop after so many updates; -1 for no limit.", ge=-1)
+    per_device_train_batch_size: int = _setting(
+        16, "training", "Packed rows of max_length per forward pass.", "micro_batch_size", "batch_size", "train_batch_size", ge=1
+    )
+    gradient_accumulation_steps: int = _setting(
+        1, "training", "Forward passes per update.", "grad_accumulation_steps", "accumulate_grad_batches", ge=1
+    )
+    learning_rate: float | None = _setting(
+        None, "training", "Peak learning rate; default by model width, 5e-4 (2000 / hidden_size)^0.78.", "lr", gt=0
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _setting(
+        "linear", "training", "How the rate falls to zero; linear spends it best in short runs.", "lr_scheduler", "lr_schedule"
+    )
+    warmup_ratio: float = _setting(0.0, "training", "Share of the updates spent rising to the peak.", ge=0, lt=1)
+    warmup_steps: int = _setting(0, "training", "Updates spent rising to the peak; wins over warmup_ratio.", ge=0)
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = _setting(
+        "adamw_torch", "training", "Optimizer; the 8-bit and paged ones need a GPU and save little with LoRA.", "optimizer"
+    )
+    weight_decay: float = _setting(0.0, "training", "AdamW's decay; an adapter starts near zero and needs none.", ge=0)
+    adam_beta1: float = _setting(0.9, "training", "AdamW's first decay rate.", ge=0, lt=1)
+    adam_beta2: float = _setting(0.999, "training", "AdamW's second decay rate.", ge=0, lt=1)
+    adam_epsilon: float = _setting(1e-8, "training", "AdamW's epsilon.", gt=0)
+    max_grad_norm: float = _setting(1.0, "training", "Clip the gradient's norm; 0 turns it off.", "gradient_clipping", ge=0)
+    gradient_checkpointing: bool = _setting(
+        False, "training", "Recompute activations in backward: a third slower, far less memory.", "activation_checkpointing"
+    )
+    shuffle: bool = _setting(True, "training", "Draw the rows in a new order each epoch.")
+    seed: int = _setting(42, "training", "Decides order, adapter initialisation and dropout.", "random_seed", ge=0)
+    logging_steps: int = _setting(10, "training", "Updates between two lines when the output is not a terminal.", ge=1)
+    eval_steps: int | None = _setting(None, "training", "Updates between two evaluations; default once an epoch.", ge=1)
+
+    output_dir: str | None = _setting(
+        None, "output", "The run's folder; default runs/MODEL-DATA with a number.", "out_dir", "output", "adapter_path", "save_dir"
+    )
+
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _packing_flag(cls, value: Any) -> Any:
+        return {True: "bfd", False: "none", None: "none"}.get(value, value) if not isinstance(value, str) else value
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _target_list(cls, value: Any) -> Any:
+        if value in (True, "all", ["all"], ["all-linear"]):
+            return "all-linear"
+        return value.replace(" ", "").split(",") if isinstance(value, str) and value != "all-linear" else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if (self.prompt is None) != (self.completion is None):
+            raise ValueError("prompt and completion name the two columns of one conversation: give both")
+        if self.messages and self.prompt:
+            raise ValueError("give either messages or prompt and completion, not both")
+        if self.val_size and self.eval_dataset:
+            raise ValueError("val_size cuts held-out rows from the data, eval_dataset brings them: give one")
+        if self.use_dora and self.lora_bias == "lora_only":
+            raise ValueError("use_dora does not go with lora_bias: lora_only")
+        return self
+
+    @staticmethod
+    def of(settings: Mapping[str, Any], echo: Callable[[str], None] = lambda line: None) -> "Recipe":
+        """The recipe these settings make; other tools' names are accepted and ``echo`` told their canonical one.
+
+        Raises:
+            RecipeError: an unknown key (with the nearest known one), two values for one key, or a wrong value.
+        """
+        known: dict[str, Any] = {}
+        for key, value in settings.items():
+            name, value = canonical(key, value)
+            if name != key.replace("-", "_"):
+                echo(f"{key} → {name}: {value}")
+            if known.get(name) is True and isinstance(value, str):
+                pass  # `packing: true` beside `packing_strategy: wrapped`: the strategy says more
+            elif value is True and isinstance(known.get(name), str):
+                continue
+            elif name in known and known[name] != value:
+                raise RecipeError(f"{name} is set twice, to {known[name]!r} and {value!r}.", "Keep one of the two.")
+            known[name] = value
+        if known.get("load_in_8bit") is True:
+            known.setdefault("load_in_4bit", False)
+        try:
+            recipe = Recipe(**known)
+        except ValidationError as error:
+            raise RecipeError(_explain(error), "See `tunesmith train --help` for every setting.") from error
+        if recipe.load_in_4bit and recipe.load_in_8bit:
+            raise RecipeError("load_in_4bit and load_in_8bit are both set.", "Keep one of the two.")
+        return recipe
+
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """Settings of a YAML file, as written there.
+
+        Raises:
+            RecipeError: no such file, not YAML, or not a mapping.
+        """
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecipeError(f"{path}: {error.strerror or error}.", "Check the path of the YAML file.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} is not valid YAML: {error}", "Mend the file at that place.") from error
+        if not isinstance(settings, dict):
+            raise RecipeError(f"{path} does not hold `key: value` lines.", "Write one setting a line, such as `lora_r: 8`.")
+        return {str(key): value for key, value in settings.items()}
+
+    def write(self, path: Path) -> None:
+        """The whole recipe as YAML, every setting with its value, in the order of this file."""
+        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _aliases() -> dict[str, str]:
+    names = {name: name for name in Recipe.model_fields}
+    for name, field in Recipe.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        names.update({str(alias): name for alias in extra["aliases"]})  # type: ignore[union-attr]
+    return names
+
+
+ALIASES = _aliases()
+"""Every accepted spelling of a setting, to its canonical name."""
+
+_CONVERTED: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "train_on_inputs": lambda value: ("assistant_only_loss", not value),
+    "train_on_input": lambda value: ("assistant_only_loss", not value),
+    "train_on_prompt": lambda value: ("assistant_only_loss", not value),
+    "quantization_bit": lambda value: ("load_in_8bit" if value == 8 else "load_in_4bit", True),
+    "quant_bits": lambda value: ("load_in_8bit" if value == 8 else "load_in_4bit", True),
+}
+"""Spellings whose value changes too."""
+
+
+def canonical(key: str, value: Any) -> tuple[str, Any]:
+    """The canonical name of a setting, and its value there.
+
+    Raises:
+        RecipeError: nobody calls any setting by this name; the nearest known one is in the message.
+    """
+    name = key.replace("-", "_")
+    if name in _CONVERTED:
+        return _CONVERTED[name](value)
+    if name in ALIASES:
+        return ALIASES[name], value
+    raise RecipeError(
+        f"There is no setting {key!r}{nearest(name, [*ALIASES, *_CONVERTED])}.", "`tunesmith train --help` lists them all."
+    )
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"] if str(part) in Recipe.model_fields)
+        message = problem["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        lines.append(f"{name}: {problem['input']!r} will not do: {message}." if name else f"{message}.")
+    return " ".join(dict.fromkeys(lines))

@@ -1,0 +1,52 @@
+"""Hard stops: training that could only end in nonsense ends here instead, before it does harm."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from tunesmith.errors import TrainingError
+
+
+def check_loss(loss: float, step: int, where: Sequence[str]) -> None:
+    """Raises TrainingError if the loss of a batch is NaN or infinite, naming the update and the rows."""
+    if not math.isfinite(loss):
+        rows = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+        raise TrainingError(
+            f"The loss became {loss} at update {step} (rows: {rows}); the adapter was not updated with it.",
+            "Look at these rows, or lower the learning rate.",
+        )
+
+
+def check_gradients(parameters: Mapping[str, Parameter], step: int) -> None:
+    """At the first update: raises TrainingError if an adapter tensor has no gradient, so is not being trained."""
+    without = [name for name, p in parameters.items() if p.grad is None]
+    if without:
+        raise TrainingError(
+            f"{len(without)} of {len(parameters)} adapter tensors got no gradient at update {step}, first {without[0]}.",
+            "This layer takes no part in the model's answer; leave it out with --lora-target-modules.",
+        )
+
+
+def check_norm(norm: float, step: int) -> None:
+    """Raises TrainingError if the gradient's norm is NaN or infinite; the update has not been made."""
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"The gradient became {norm} at update {step}; the adapter was not updated with it.", "Lower the learning rate."
+        )
+
+
+def snapshot(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
+    """A copy of the adapter before training."""
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def check_changed(before: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> None:
+    """At the end: raises TrainingError if training left the adapter as it was, or not finite."""
+    for name, parameter in parameters.items():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(f"{name} is not finite after training.", "Lower the learning rate.")
+    if all(torch.equal(before[name], p) for name, p in parameters.items()):
+        raise TrainingError("The adapter is the same after training as before.", "Raise the learning rate or train longer.")

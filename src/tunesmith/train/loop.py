@@ -1,0 +1,118 @@
+"""The training loop: updates one after another, each checked before it is made, each reported."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.base.adapter import adapter_parameters
+from tunesmith.data.loader import Loader
+from tunesmith.data.packing import Pack
+from tunesmith.recipe import Recipe
+from tunesmith.train import guard
+from tunesmith.train.optimizer import make_optimizer
+from tunesmith.train.schedule import learning_rate
+from tunesmith.train.step import PackLoss
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One update. step: 1-based, of total. epoch: passes done, fractional. loss: mean over trained tokens. lr: its
+    learning rate. grad_norm: before clipping. tokens: of the rows it read. trained: tokens predicted. seconds: it took.
+    eval_loss: mean over the held-out trained tokens, where an evaluation followed."""
+
+    step: int
+    total: int
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    trained: int
+    seconds: float
+    eval_loss: float | None = None
+
+
+def total_updates(loader: Loader, recipe: Recipe) -> int:
+    """Updates of the whole run: max_steps, or the epochs' updates rounded up."""
+    if recipe.max_steps > 0:
+        return recipe.max_steps
+    return max(1, math.ceil(recipe.num_train_epochs * loader.updates_per_epoch - 1e-9))
+
+
+def train(
+    model: Any, loss_of: PackLoss, loader: Loader, recipe: Recipe, peak: float, eval_packs: Sequence[Pack] = ()
+) -> Iterator[StepReport]:
+    """Train the adapter of ``model`` in place, yielding a report after every update.
+
+    The loss is summed over trained tokens and divided once by their count in the whole accumulation window, so that the
+    split of a window into micro-batches does not change the update.
+
+    Raises:
+        TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient.
+    """
+    parameters = adapter_parameters(model)
+    device = next(iter(parameters.values())).device
+    optimizer = make_optimizer(parameters.values(), recipe, peak, device)
+    total = total_updates(loader, recipe)
+    warmup = recipe.warmup_steps or math.ceil(recipe.warmup_ratio * total)
+    every = recipe.eval_steps or loader.updates_per_epoch
+    torch.manual_seed(recipe.seed)
+    model.train()
+    for step, (epoch, packs) in enumerate(_windows(loader, total), 1):
+        start = time.perf_counter()
+        rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        trained = sum(len(pack.targets) for pack in packs)
+        loss = _accumulate(loss_of, packs, trained, step, device)
+        if step == 1:
+            guard.check_gradients(parameters, step)
+        limit = recipe.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), limit))
+        guard.check_norm(norm, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - start
+        held_out = evaluate(model, loss_of, eval_packs) if eval_packs and (step % every == 0 or step == total) else None
+        tokens = sum(pack.tokens for pack in packs)
+        yield StepReport(step, total, epoch, loss, rate, norm, tokens, trained, seconds, held_out)
+
+
+def _windows(loader: Loader, total: int) -> Iterator[tuple[float, list[Pack]]]:
+    """(epochs done after it, packs) of each update."""
+    done = epoch = 0
+    while done < total:
+        for number, packs in enumerate(loader.epoch(epoch), 1):
+            if packs:
+                done += 1
+                yield epoch + number / loader.updates_per_epoch, packs
+            if done == total:
+                return
+        epoch += 1
+
+
+def _accumulate(loss_of: PackLoss, packs: Sequence[Pack], trained: int, step: int, device: torch.device) -> float:
+    """Gradient of the window's mean loss, micro-batch by micro-batch; returns that mean."""
+    total = 0.0
+    for pack in packs:
+        loss = loss_of(pack.to(device) if device.type != "cpu" else pack)
+        value = float(loss.detach())
+        guard.check_loss(value, step, pack.where)
+        (loss / trained).backward()
+        total += value
+    return total / trained
+
+
+@torch.no_grad()
+def evaluate(model: Any, loss_of: PackLoss, packs: Sequence[Pack]) -> float:
+    """Mean loss over the trained tokens of ``packs``, dropout off, the random state untouched."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    total = sum(float(loss_of(pack.to(device) if device.type != "cpu" else pack)) for pack in packs)
+    model.train(was_training)
+    return total / sum(len(pack.targets) for pack in packs)

@@ -1,0 +1,105 @@
+"""The loss of a pack: the decoder once over flat tokens, the head only where something is predicted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.base.attention import segments_attention
+from tunesmith.data.packing import Pack
+from tunesmith.kernels.attention import Segments, segment_positions
+from tunesmith.kernels.cross_entropy import linear_cross_entropy
+
+PackLoss = Callable[[Pack], Tensor]
+"""Sum of the cross-entropies of a pack's targets, a scalar with gradient."""
+
+
+def fast_loss(model: Any) -> PackLoss:
+    """The fast path of a causal language model (the transformers model, adapters inside)."""
+    decoder, head = model.base_model, model.get_output_embeddings()
+    softcap, scale = _logit_shape(model.config)
+
+    def loss(pack: Pack) -> Tensor:
+        with segments_attention(model):
+            hidden = decoder(
+                input_ids=pack.input_ids.unsqueeze(0),
+                position_ids=pack.position_ids.unsqueeze(0),
+                segments=pack.segments,
+                use_cache=False,
+            ).last_hidden_state[0]
+        labelled = hidden.index_select(0, pack.label_index)
+        return linear_cross_entropy(labelled, head.weight, pack.targets, softcap=softcap, logit_scale=scale)
+
+    return loss
+
+
+def plain_loss(model: Any) -> PackLoss:
+    """The plain twin: documents as padded rows through the model's own forward, attention and head."""
+
+    def loss(pack: Pack) -> Tensor:
+        rows, places = _padded(pack)
+        mask = (rows >= 0).long()
+        logits = model(input_ids=rows.clamp(min=0), attention_mask=mask, use_cache=False).logits
+        picked = logits[places[:, 0], places[:, 1]]
+        wide = picked.to(torch.promote_types(picked.dtype, torch.float32))
+        return torch.nn.functional.cross_entropy(wide, pack.targets, reduction="sum")
+
+    return loss
+
+
+def choose_loss(model: Any) -> tuple[PackLoss, str]:
+    """The fast path if it gives this model's own losses, else the plain one; and what was chosen, with the reason."""
+    fast, plain = fast_loss(model), plain_loss(model)
+    pack = _probe(model)
+    with torch.no_grad():
+        expected = float(plain(pack))
+        try:
+            got = float(fast(pack))
+        except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+            return plain, f"padded rows through transformers' own attention ({error})"
+    # Two ways to sum the same numbers: equal but for rounding, or the family does something the fast path does not know.
+    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 2e-2
+    if abs(got - expected) <= tolerance * abs(expected):
+        return fast, "flat segments, head at labelled positions only"
+    return plain, f"padded rows: the flat path gives a loss of {got:.4f} for this family where its own is {expected:.4f}"
+
+
+def _logit_shape(config: Any) -> tuple[float, float]:
+    """(softcap, scale) of a family's logits: Gemma 2 caps them, Granite divides, Cohere multiplies."""
+    text = config.get_text_config()
+    softcap = getattr(text, "final_logit_softcapping", None) or 0.0
+    scale = getattr(text, "logit_scale", None) or 1.0
+    divisor = getattr(text, "logits_scaling", None) or 1.0
+    return softcap, scale / divisor
+
+
+def _probe(model: Any) -> Pack:
+    """Two short documents that continue one prefix, of fixed token ids."""
+    vocabulary = model.config.get_text_config().vocab_size
+    device = next(model.parameters()).device
+    segments = Segments.of([3, 4, 5], [-1, 0, 0], device)
+    ids = torch.tensor([(7 * i + 3) % vocabulary for i in range(12)], device=device)
+    index = torch.tensor([1, 4, 6, 8, 11], device=device)
+    targets = torch.tensor([(11 * i + 5) % vocabulary for i in range(5)], device=device)
+    return Pack(ids, segment_positions(segments).to(device), index, targets, segments, 15, ("probe", "probe"))
+
+
+def _padded(pack: Pack) -> tuple[Tensor, Tensor]:
+    """Token ids ``[n, L]``, right-padded with -1, one document a row with its prefix; and (row, column) ``[N, 2]`` of
+    each labelled position (one of a shared prefix is taken from the first document that continues it)."""
+    lengths, parents = pack.segments.lengths, pack.segments.parents
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    spans = [pack.input_ids[starts[i] : starts[i + 1]] for i in range(len(lengths))]
+    leaves = [i for i in range(len(lengths)) if i not in set(parents)]
+    rows = [torch.cat([spans[parents[i]], spans[i]]) if parents[i] >= 0 else spans[i] for i in leaves]
+    row_of = {segment: row for row, segment in reversed(list(enumerate(leaves)))}
+    for row, segment in reversed(list(enumerate(leaves))):
+        if parents[segment] >= 0:
+            row_of[parents[segment]] = row
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).tolist()
+    places = [(row_of[owner[p]], int(pack.position_ids[p])) for p in pack.label_index.tolist()]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    return padded, torch.tensor(places, device=pack.input_ids.device)
