@@ -29,13 +29,13 @@ from tunesmith.generate.session import Session
 from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import Plan, make_plan
 from tunesmith.recipe import Recipe
-from tunesmith.train import guard
-from tunesmith.train.interrupt import interruptible
-from tunesmith.train.loop import StepReport, total_updates
-from tunesmith.train.loop import train as train_loop
-from tunesmith.train.report import Change, write_report
-from tunesmith.train.schedule import default_learning_rate
-from tunesmith.train.step import PackLoss, choose_loss
+from tunesmith.training import guard
+from tunesmith.training.interrupt import interruptible
+from tunesmith.training.loop import StepReport, total_updates
+from tunesmith.training.loop import train as train_loop
+from tunesmith.training.report import Change, write_report
+from tunesmith.training.schedule import default_learning_rate
+from tunesmith.training.step import PackLoss, choose_loss
 
 
 @dataclass(frozen=True)

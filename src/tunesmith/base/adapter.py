@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.base.linear import CUSTOM_MODULES, LinearGroup, lean_layers, watch_inputs
 from tunesmith.base.load import decoder_linears
+from tunesmith.base.norm import swap_norms
 from tunesmith.errors import AdapterError, nearest
 from tunesmith.recipe import Recipe
 
@@ -140,4 +141,4 @@ def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
             layer.group, layer.member = group, number
         groups += 1
     how = "weights kept dequantised" if keep else "weights dequantised at each use"
-    return f"{len(layers)} linears in {groups} groups, {how}"
+    return f"{len(layers)} linears in {groups} groups, {how}; {swap_norms(peft_model)} norms"

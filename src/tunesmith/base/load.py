@@ -68,7 +68,6 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
             quantization_config=quantization(recipe, compute.dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MachineError(

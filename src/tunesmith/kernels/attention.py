@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PADDING_TOLERANCE = 1.3
+PADDING_TOLERANCE = 2.0
 """A bucket's longest document may be this much longer than its shortest: more buckets cost calls, fewer cost padding."""
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 4 * 2**20
+CHUNK_ELEMENTS = 16 * 2**20
 """Logits in flight at a time (64 MB in fp32)."""
 
 

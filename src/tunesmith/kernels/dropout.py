@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,16 +12,22 @@ def dropped_positions(count: int, p: float, device: torch.device | str = "cpu") 
     """Flat positions of a Bernoulli(p) process over ``count`` elements, ascending, int64 ``[about p * count]``.
 
     The gap between two successes of a Bernoulli process is geometric, so drawing gaps and summing them gives exactly
-    the distribution of ``count`` independent draws with ``p * count`` random numbers instead of ``count``. At p = 0.05
-    that is 7 times faster on a CPU, and the positions are a twentieth of the mask's size.
+    the distribution of ``count`` independent draws with ``p * count`` random numbers instead of ``count``; a geometric
+    number is a rounded exponential one. At p = 0.05 that is many times faster than a mask on a CPU, and the positions
+    take a fraction of its memory. All randomness comes from torch's generator (one seed a call).
     """
     expected = count * p
     draws = int(expected + 6 * math.sqrt(expected) + 16)
-    positions = torch.empty(draws, device=device, dtype=torch.float64).geometric_(p).long().cumsum(0) - 1
-    while int(positions[-1]) < count:  # the draws fell short of the end: a once-in-a-billion event, continued exactly
-        more = torch.empty(draws, device=device, dtype=torch.float64).geometric_(p).long().cumsum(0)
-        positions = torch.cat([positions, positions[-1] + more])
-    return positions[: int(torch.searchsorted(positions, count))]
+    generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+    positions = _gaps(generator, draws, p).cumsum() - 1
+    while positions[-1] < count:  # the draws fell short of the end: a once-in-a-billion event, continued exactly
+        positions = np.concatenate([positions, positions[-1] + _gaps(generator, draws, p).cumsum()])
+    return torch.from_numpy(positions[: np.searchsorted(positions, count)]).to(device)
+
+
+def _gaps(generator: np.random.Generator, draws: int, p: float) -> npt.NDArray[np.int64]:
+    """Geometric numbers, 1 and up: ``floor(E / -ln(1-p)) + 1`` for a standard exponential E."""
+    return (generator.standard_exponential(draws) * (-1 / math.log1p(-p))).astype(np.int64) + 1
 
 
 def mask_of(positions: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:

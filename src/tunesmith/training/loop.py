@@ -12,10 +12,10 @@ from tunesmith.base.adapter import adapter_parameters
 from tunesmith.data.loader import Loader
 from tunesmith.data.packing import Pack
 from tunesmith.recipe import Recipe
-from tunesmith.train import guard
-from tunesmith.train.optimizer import make_optimizer
-from tunesmith.train.schedule import learning_rate
-from tunesmith.train.step import PackLoss
+from tunesmith.training import guard
+from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.schedule import learning_rate
+from tunesmith.training.step import PackLoss
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ def _accumulate(loss_of: PackLoss, packs: Sequence[Pack], trained: int, step: in
     """Gradient of the window's mean loss, micro-batch by micro-batch; returns that mean."""
     total = 0.0
     for pack in packs:
-        loss = loss_of(pack.to(device) if device.type != "cpu" else pack)
-        value = float(loss.detach())
-        guard.check_loss(value, step, pack.where)
-        (loss / trained).backward()
+        with loss_of.attention():
+            loss = loss_of.of(pack.to(device) if device.type != "cpu" else pack)
+            value = float(loss.detach())
+            guard.check_loss(value, step, pack.where)
+            (loss / trained).backward()
         total += value
     return total / trained
 

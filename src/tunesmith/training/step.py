@@ -1,6 +1,8 @@
 """The loss of a pack: the decoder once over flat tokens, the head only where something is predicted."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +13,18 @@ from tunesmith.data.packing import Pack
 from tunesmith.kernels.attention import Segments, segment_positions
 from tunesmith.kernels.cross_entropy import linear_cross_entropy
 
-PackLoss = Callable[[Pack], Tensor]
-"""Sum of the cross-entropies of a pack's targets, a scalar with gradient."""
+
+@dataclass(frozen=True)
+class PackLoss:
+    """of: a pack's loss, the sum of the cross-entropies of its targets, a scalar with gradient. attention: a context that
+    forward and backward must run in (backward too, since recomputed layers attend again)."""
+
+    of: Callable[[Pack], Tensor]
+    attention: Callable[[], AbstractContextManager[None]]
+
+    def __call__(self, pack: Pack) -> Tensor:
+        with self.attention():
+            return self.of(pack)
 
 
 def fast_loss(model: Any) -> PackLoss:
@@ -21,17 +33,16 @@ def fast_loss(model: Any) -> PackLoss:
     softcap, scale = _logit_shape(model.config)
 
     def loss(pack: Pack) -> Tensor:
-        with segments_attention(model):
-            hidden = decoder(
-                input_ids=pack.input_ids.unsqueeze(0),
-                position_ids=pack.position_ids.unsqueeze(0),
-                segments=pack.segments,
-                use_cache=False,
-            ).last_hidden_state[0]
+        hidden = decoder(
+            input_ids=pack.input_ids.unsqueeze(0),
+            position_ids=pack.position_ids.unsqueeze(0),
+            segments=pack.segments,
+            use_cache=False,
+        ).last_hidden_state[0]
         labelled = hidden.index_select(0, pack.label_index)
         return linear_cross_entropy(labelled, head.weight, pack.targets, softcap=softcap, logit_scale=scale)
 
-    return loss
+    return PackLoss(loss, lambda: segments_attention(model))
 
 
 def plain_loss(model: Any) -> PackLoss:
@@ -39,13 +50,13 @@ def plain_loss(model: Any) -> PackLoss:
 
     def loss(pack: Pack) -> Tensor:
         rows, places = _padded(pack)
-        mask = (rows >= 0).long()
-        logits = model(input_ids=rows.clamp(min=0), attention_mask=mask, use_cache=False).logits
+        # Padding is on the right and attention is causal: no token sees any of it, so no mask is needed.
+        logits = model(input_ids=rows.clamp(min=0), use_cache=False).logits
         picked = logits[places[:, 0], places[:, 1]]
         wide = picked.to(torch.promote_types(picked.dtype, torch.float32))
         return torch.nn.functional.cross_entropy(wide, pack.targets, reduction="sum")
 
-    return loss
+    return PackLoss(loss, nullcontext)
 
 
 def choose_loss(model: Any) -> tuple[PackLoss, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.train.loop import StepReport
+from tunesmith.training.loop import StepReport
 
 INK, ACCENT, QUIET, GOOD = "#1d2433", "#2f6f4f", "#6b7385", "#2f6f4f"
 

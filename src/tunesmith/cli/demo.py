@@ -1,0 +1,35 @@
+"""`tunesmith demo`: the whole job on the bundled model and data, with the proof on held-out rows."""
+
+import argparse
+
+from tunesmith.cli.settings import add_settings, read_settings
+
+RECIPE = {"num_train_epochs": 1.0}
+"""What the demo sets; all else is default."""
+
+
+def run(arguments: list[str]) -> int:
+    """Train, then show what changed on every held-out row."""
+    parser = argparse.ArgumentParser(prog="tunesmith demo", description="Tune the bundled model to speak like Yoda.")
+    add_settings(parser)
+    settings = [f"--{key}={value}" for key, value in RECIPE.items()]
+    recipe = read_settings(parser, [*settings, *arguments], lambda line: None)
+
+    from tunesmith.api import run_recipe
+    from tunesmith.cli.show import Show, change_table, console, next_commands
+
+    console.print("[bold]tunesmith demo[/]: teaching a small chat model to speak like Yoda\n")
+    with Show() as show:
+        result = run_recipe(recipe, show, samples=10_000)
+    changes = result.changes
+    console.print(change_table(changes))
+    before, after = (sum(getattr(c, side) for c in changes) for side in ("right_before", "right_after"))
+    console.print(
+        f"\nRight on held-out rows, interjections aside: before [bold]{before} of {len(changes)} ({before / len(changes):.0%})[/], "
+        f"after [bold green]{after} of {len(changes)} ({after / len(changes):.0%})[/]"
+    )
+    question = "The Force is strong in you!"
+    console.print(f"{question} → [bold green]{result.generate(question)}[/]")
+    console.print(f"The adapter is in [bold]{result.folder}[/]")
+    console.print(next_commands(result.folder))
+    return 0

@@ -1,0 +1,77 @@
+"""The `tunesmith` command: finds the subcommand, and turns errors into one paragraph and exit code 2."""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+from tunesmith.errors import TunesmithError
+
+COMMANDS = {
+    "demo": "tune the bundled model on the bundled data and show before and after",
+    "train": "tune a model on your data",
+    "plan": "what a run would take here: memory, time, and the way it would run",
+    "chat": "talk to a run",
+    "doctor": "what this machine has, and what is missing",
+}
+"""Commands and their one line of help; each is a module of this package with ``parser`` and ``run``."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 a mistake to mend, 130 interrupted)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    # Their own bars and advice would run through ours.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return _dispatch(arguments)
+    except TunesmithError as error:
+        if debug:
+            raise
+        _complain(error)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `tunesmith … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tunesmith",
+        description="Fine-tune a chat model on your own examples, on the machine you have.",
+        epilog="`tunesmith COMMAND --help` tells more; --debug shows tracebacks.",
+    )
+    from tunesmith import __version__
+
+    parser.add_argument("--version", action="version", version=f"tunesmith {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, help_line in COMMANDS.items():
+        commands.add_parser(name, help=help_line, add_help=False)
+    if not arguments or arguments[0] not in COMMANDS:
+        if arguments and not arguments[0].startswith("-"):
+            from tunesmith.errors import RecipeError, nearest
+
+            raise RecipeError(f"There is no command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}.", "Try `tunesmith --help`.")
+        parser.parse_args(arguments)
+        parser.print_help()
+        return 0
+    return import_module(f"tunesmith.cli.{arguments[0]}").run(arguments[1:])
+
+
+def _complain(error: TunesmithError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    paragraph = Text.assemble(("error: ", "bold red"), error.what, " ", (error.fix, "bold"))
+    Console(stderr=True, soft_wrap=True).print(paragraph)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

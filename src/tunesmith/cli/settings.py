@@ -1,0 +1,86 @@
+"""Flags and YAML to a recipe. Every setting of `Recipe` is a flag of its name; nothing is declared twice."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunesmith.errors import RecipeError
+from tunesmith.recipe import GROUPS, Recipe, canonical
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """MODEL, DATA, a YAML file, and one flag per setting, listed in the help by group."""
+    parser.add_argument("inputs", nargs="*", metavar="MODEL DATA run.yaml", help="base model, data, settings file; each optional")
+    groups = {name: parser.add_argument_group(f"{name} settings") for name in GROUPS}
+    for name, field in Recipe.model_fields.items():
+        extra: Any = field.json_schema_extra
+        default = "" if field.default is None else f" [{field.default}]".replace("%", "%%")
+        groups[extra["group"]].add_argument(
+            f"--{name.replace('_', '-')}", metavar="VALUE", dest=name, help=(field.description or "") + default
+        )
+
+
+def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: Callable[[str], None]) -> Recipe:
+    """The recipe of a command line: YAML first, then MODEL and DATA, then flags, each winning over the one before.
+
+    Flags may be written --learning-rate, --learning_rate or learning_rate=…, under any tool's name.
+
+    Raises:
+        RecipeError: an unknown flag or setting, a flag without its value, or a wrong value.
+    """
+    words, flags = _split(parser, arguments)
+    settings: dict[str, Any] = {}
+    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    for file in files:
+        for key, value in Recipe.read(Path(file)).items():
+            settings.update([_canonical(key, value, echo)])
+    names = [word for word in words if word not in files]
+    if len(names) > 2:
+        raise RecipeError(f"Too many names: {' '.join(names)}.", "Give one MODEL and one DATA; settings begin with --.")
+    settings.update(zip(("model_name_or_path", "dataset_name"), names))
+    for key, value in flags:
+        settings.update([_canonical(key, value, echo)])
+    return Recipe.of(settings)
+
+
+def _canonical(key: str, value: Any, echo: Callable[[str], None]) -> tuple[str, Any]:
+    name, converted = canonical(key, value)
+    if name != key.replace("-", "_"):
+        echo(f"{key} → {name}: {converted}")
+    return name, converted
+
+
+def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Words that stand alone, and (setting, value) pairs."""
+    words: list[str] = []
+    flags: list[tuple[str, Any]] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            parser.print_help()
+            raise SystemExit(0)
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            if not equals:
+                value = "true" if not rest or rest[0].startswith("--") else rest.pop(0)
+            if key.startswith("no-"):
+                key, value = key[3:], "false"
+            flags.append((key, _value(key, value)))
+        elif "=" in word and word.partition("=")[0].isidentifier():
+            key, _, value = word.partition("=")
+            flags.append((key, _value(key, value)))
+        else:
+            words.append(word)
+    return words, flags
+
+
+def _value(key: str, text: str) -> Any:
+    """A flag's value as YAML would read it; 3e-4, which YAML takes for text, is left to the recipe's own types."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--{key} {text!r} cannot be read.", "Put it in quotes.") from error

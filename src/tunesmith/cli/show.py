@@ -1,0 +1,148 @@
+"""What a run looks like on a terminal: notes, the plan, a progress bar, tables."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith.api import Event, Loaded, Note, Prepared, Progress
+from tunesmith.training.loop import StepReport
+from tunesmith.training.report import Change
+
+console = Console(highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Tokens a second over the last updates, and time left."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        text = f"{task.fields['rate']:,.0f} tokens/s" if task.fields["rate"] else ""
+        return Text.assemble((text, "cyan"), f"  {_minutes(left)} left" if left else "")
+
+
+class Show:
+    """Watches a run and draws it; on anything but a terminal it prints lines instead of a bar."""
+
+    def __init__(self) -> None:
+        self.bar = Bar(
+            TextColumn("{task.description:>9}"), BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[loss]}"), _Rate(), console=console, transient=False,
+        )  # fmt: skip
+        self.tasks: dict[str, int] = {}
+        self.start = time.monotonic()
+        self.every = 10
+
+    def __enter__(self) -> "Show":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note():
+                self._line(Text(f"  {event.text}", "dim"))
+            case Progress():
+                self._advance(event.what, event.done, event.total)
+            case Prepared():
+                self._stop()
+                self.every = event.recipe.logging_steps
+                console.print(plan_table(event))
+            case Loaded():
+                self._loaded(event)
+            case StepReport():
+                self._step(event)
+
+    def _line(self, text: Text) -> None:
+        console.print(text)
+
+    def _stop(self) -> None:
+        self.bar.stop()
+        for task in self.bar.task_ids:
+            self.bar.remove_task(task)
+        self.tasks.clear()
+
+    def _advance(self, what: str, done: int, total: int, **fields: object) -> None:
+        if not console.is_terminal:
+            return
+        if what not in self.tasks:
+            self._stop()
+            self.tasks[what] = self.bar.add_task(what, total=total, loss="", rate=0, left=0)
+            self.bar.start()
+        self.bar.update(self.tasks[what], completed=done, **fields)  # type: ignore[arg-type]
+
+    def _loaded(self, event: Loaded) -> None:
+        sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in event.bytes.items())
+        share = f"{event.trainable:,} of {event.total:,} parameters trained ({event.trainable / event.total:.2%})"
+        for line in (f"weights: {sizes}", f"{share}: {', '.join(event.targets)}", f"{event.linears}; {event.path}"):
+            self._line(Text(f"  {line}", "dim"))
+
+    def _step(self, report: StepReport) -> None:
+        left = (report.total - report.step) * report.seconds
+        rate = report.tokens / report.seconds
+        loss = f"loss {report.loss:.3f}" + (f", held out {report.eval_loss:.3f}" if report.eval_loss is not None else "")
+        if console.is_terminal:
+            self._advance("training", report.step, report.total, loss=loss, rate=rate, left=left)
+        elif report.step % self.every == 0 or report.step in (1, report.total) or report.eval_loss is not None:
+            console.print(f"update {report.step}/{report.total}  {loss}  {rate:,.0f} tokens/s  {_minutes(left)} left")
+        if report.step == report.total and console.is_terminal:
+            self._stop()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def plan_table(job: Prepared) -> Table:
+    """What is about to happen, and what it will take."""
+    data, plan, recipe = job.data.facts, job.plan, job.recipe
+    quantised = "NF4" if recipe.load_in_4bit and recipe.bnb_4bit_quant_type == "nf4" else "FP4" if recipe.load_in_4bit else ""
+    quantised = quantised or ("8-bit" if recipe.load_in_8bit else "not quantised")
+    cut = "nothing is cut" if not data.cut_rows else f"[bold red]{data.cut_rows} rows cut, {data.lost_tokens} answer tokens lost[/]"
+    rows = {
+        "model": f"{job.source.base}, {job.shape.parameters / 1e6:,.0f} M parameters, {quantised}",
+        "data": f"{data.rows:,} rows to train on, {data.held_out:,} held out; {data.columns}",
+        "tokens": f"{data.tokens:,} an epoch, {data.trained:,} of them trained; max_length {data.max_length}, {cut}",
+        "training": f"{job.updates} updates of {recipe.per_device_train_batch_size} × {recipe.gradient_accumulation_steps} "
+        f"packed rows ({recipe.packing}); learning rate {recipe.learning_rate:g}, {recipe.lr_scheduler_type}",
+        "adapter": f"LoRA r {recipe.lora_r}, alpha {recipe.lora_alpha:g}, dropout {recipe.lora_dropout:g}",
+        "compute": f"{str(job.compute.dtype).removeprefix('torch.')} on {job.compute.device}: {job.compute.reason}",
+        "weights": f"{'dequantised once and kept' if plan.keep else 'dequantised at each use'}: {plan.reason}",
+        "memory": f"{plan.bytes / 1e9:.2f} GB predicted at the peak, {plan.available / 1e9:.1f} GB free",
+        "time": f"{_minutes(plan.seconds)} minutes predicted",
+        "run folder": str(recipe.output_dir),
+    }
+    table = Table(title="The plan", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    for key, value in rows.items():
+        table.add_row(Text(key, "cyan"), value)
+    return table
+
+
+def change_table(changes: list[Change], most: int = 12) -> Table:
+    """Sentence, before, after, expected: right answers green."""
+    table = Table(title="On rows it never saw", title_justify="left", title_style="bold", show_lines=False, row_styles=["", "on grey7"])
+    for column, width in (("sentence", 3), ("before", 2), ("after", 3), ("expected", 3)):
+        table.add_column(column, ratio=width, overflow="fold")
+    for change in changes[:most]:
+        before = change.before if len(change.before) < 90 else change.before[:88] + "…"
+        style = "green" if change.right_after else "yellow"
+        table.add_row(Text(change.question), Text(before, "dim"), Text(change.after, style), Text(change.expected, "dim"))
+    return table
+
+
+def next_commands(folder: Path) -> Text:
+    """What to type next."""
+    lines = (
+        (f'tunesmith chat {folder} --prompt "The Force is strong in you!"', "ask it something"),
+        (f"tunesmith chat {folder}", "talk to it"),
+        (f"open {folder}/report.html", "curves, settings, every answer"),
+    )
+    text = Text("\nNext\n", "bold")
+    for command, what in lines:
+        text.append(f"  {command}", "bold cyan").append(f"   {what}\n", "dim")
+    return text

@@ -1,0 +1,110 @@
+"""Tiny real tokenizers of the families whose chat templates are tested."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tunesmith.base.templates import TEMPLATES
+from tunesmith.data.render import Renderer
+
+SENTENCES = [
+    "The Force is strong in you!",
+    "Strong in you, the Force is.",
+    "Where does the river go, and who lives there?",
+    "def f(x):\n\n    return  x\n\n\n",
+    "Größe, Straße, naïve café — 12 345",
+]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A chat template and the control tokens it writes. stop: the one that ends an answer. answer: what the template
+    makes of an answer's text. system: whether it takes a system prompt."""
+
+    template: str
+    stop: str
+    bos: str | None = None
+    eos: str = "<|endoftext|>"
+    controls: tuple[str, ...] = ()
+    answer: Callable[[str], str] = field(default=lambda content: content)
+    system: bool = True
+
+
+FAMILIES = {
+    "chatml": Family("chatml", "<|im_end|>", controls=("<|im_start|>", "<|im_end|>")),
+    "llama3": Family(
+        "llama3", "<|eot_id|>", "<|begin_of_text|>", controls=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        answer=str.strip,
+    ),
+    "phi3": Family("phi3", "<|end|>", controls=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")),
+    "gemma": Family(
+        "gemma", "<end_of_turn>", "<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>"), answer=str.strip, system=False
+    ),
+    "mistral": Family("mistral", "</s>", "<s>", "</s>", answer=lambda content: " " + content, system=False),
+    "zephyr": Family("zephyr", "</s>", "<s>", "</s>"),
+    "alpaca": Family("alpaca", "</s>", "<s>", "</s>"),
+}  # fmt: skip
+
+
+@cache
+def _bpe() -> str:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
+    return tokenizer.to_str()
+
+
+def _build(bos: str | None, eos: str, controls: tuple[str, ...], template: str) -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer.from_str(_bpe())
+    core.add_special_tokens([token for token in (bos, eos, *controls) if token])
+    if bos:
+        core.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=eos)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def families() -> dict[str, Family]:
+    return FAMILIES
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[[str], Any]:
+    """The tokenizer of a family, by name. It adds a BOS of its own when asked to, as real ones do."""
+
+    @cache
+    def tokenizer(name: str) -> Any:
+        family = FAMILIES[name]
+        return _build(family.bos, family.eos, family.controls, TEMPLATES[family.template])
+
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def renderer_of(tokenizer_of) -> Callable[..., Renderer]:
+    """The renderer of a family, by name."""
+
+    @cache
+    def renderer(name: str, assistant_only: bool = True) -> Renderer:
+        return Renderer(tokenizer_of(name), assistant_only)
+
+    return renderer
+
+
+@pytest.fixture(scope="session")
+def tokenizer_with() -> Callable[[str], Any]:
+    """A tokenizer with ChatML's control tokens and any chat template."""
+    return lambda template: _build(None, "<|endoftext|>", ("<|im_start|>", "<|im_end|>"), template)

@@ -1,0 +1,107 @@
+"""The flat path against transformers' own padded forward: the same loss and the same adapter gradients, family by family."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tunesmith.base.adapter import adapter_parameters, attach, speed_up
+from tunesmith.data.packing import make_pack
+from tunesmith.data.render import Example
+from tunesmith.recipe import Recipe
+from tunesmith.training.step import choose_loss, fast_loss, plain_loss
+
+SMALL = {
+    "vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "initializer_range": 0.2,
+}  # fmt: skip
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 6},
+    "qwen2": {},
+    "qwen3": {},
+    "phi3": {"sliding_window": 7},
+    "gemma2": {"query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0, "sliding_window": 5},
+    "gemma3_text": {"query_pre_attn_scalar": 8, "sliding_window": 5},
+    "olmo2": {},
+    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2},
+}
+
+
+def build(family):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **FAMILIES[family]))
+    model = model.to(torch.float64).requires_grad_(False).eval()
+    return model, attach(model, Recipe.of({"load_in_4bit": False, "lora_dropout": 0.0}), "x", None)
+
+
+def documents():
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda n: torch.randint(3, 120, (n,), generator=generator).tolist()  # noqa: E731
+    prefix, other = draw(9), draw(8)
+    made = []
+    for length in (4, 9, 5, 12, 3):
+        ids = prefix + draw(length)
+        made.append(Example(ids, [-100] * 7 + ids[7:], "shared, trained from inside the prefix"))
+    for length in (6, 2):
+        ids = other + draw(length)
+        made.append(Example(ids, [-100] * len(other) + ids[len(other) :], "another prefix"))
+    alone = draw(11)
+    made.append(Example(alone, list(alone), "alone, all trained"))
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_gradients_equal_the_models_own(family):
+    base, model = build(family)
+    parameters = adapter_parameters(model)
+    for name, parameter in parameters.items():
+        torch.manual_seed(len(name))
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64) * 0.2
+    rows = [[d] for d in documents()]
+    expected = plain_loss(base)(make_pack(rows, shared_prefix=False))
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in parameters.items()}
+    model.zero_grad()
+
+    speed_up(model, torch.float64, keep=True)
+    for shared in (True, False):
+        pack = make_pack(rows, shared_prefix=shared)
+        loss = fast_loss(base)(pack)
+        loss.backward()
+        # The families' own norms and rotary tables round to fp32 on the way, whatever the type of the weights.
+        assert torch.allclose(loss, expected, rtol=1e-6)
+        for name, parameter in parameters.items():
+            distance = torch.linalg.vector_norm(parameter.grad - gradients[name]) / torch.linalg.vector_norm(gradients[name])
+            assert distance <= 1e-5, (name, shared)
+        model.zero_grad()
+    assert len(make_pack(rows).input_ids) < len(make_pack(rows, shared_prefix=False).input_ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_the_fast_path(family):
+    base, model = build(family)
+    speed_up(model, torch.float64, keep=True)
+    _, path = choose_loss(base)
+    assert path.startswith("flat"), path
+
+
+def test_a_family_the_flat_path_gets_wrong_falls_back_and_says_so():
+    base, model = build("llama")
+    speed_up(model, torch.float64, keep=True)
+
+    class Odd(torch.nn.Module):
+        """A norm that looks at the whole batch, so that a flat layout changes it."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x) * (1 + x.shape[1] / 10)
+
+    base.model.norm = Odd(base.model.norm)
+    loss_of, path = choose_loss(base)
+    assert path.startswith("padded rows")
+    pack = make_pack([[d] for d in documents()])
+    assert torch.equal(loss_of(pack), plain_loss(base)(pack))

@@ -1,0 +1,114 @@
+"""Proves that head and cross-entropy in one give the loss and gradient of all logits at once, whatever the chunk."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunesmith.kernels import cross_entropy
+from tunesmith.kernels.cross_entropy import linear_cross_entropy, linear_cross_entropy_plain
+
+TOKENS, WIDTH, VOCABULARY = 5, 4, 7
+CHUNKS = {"one chunk": 2**20, "three chunks, the last short": 2 * VOCABULARY, "a token a chunk": 1}
+SHAPES = {"plain": {}, "softcap": {"softcap": 2.0}, "scale": {"logit_scale": 0.25}, "both": {"softcap": 3.0, "logit_scale": 1.5}}
+
+chunks = pytest.mark.parametrize("chunk", CHUNKS)
+shapes = pytest.mark.parametrize("shape", SHAPES)
+
+
+def _inputs(dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64).to(dtype).requires_grad_()
+    weight = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64).to(dtype)
+    return hidden, weight, torch.tensor([0, 6, 3, 3, 1])
+
+
+@shapes
+@chunks
+def test_gradient_is_that_of_finite_differences(monkeypatch, chunk, shape):
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", CHUNKS[chunk])
+    hidden, weight, targets = _inputs()
+    assert torch.autograd.gradcheck(lambda h: linear_cross_entropy(h, weight, targets, **SHAPES[shape]), hidden)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@shapes
+@chunks
+def test_value_and_gradient_equal_the_plain_twin(monkeypatch, chunk, shape, dtype, tolerance):
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", CHUNKS[chunk])
+    hidden, weight, targets = _inputs(dtype)
+    results = []
+    for function in (linear_cross_entropy, linear_cross_entropy_plain):
+        loss = function(hidden, weight, targets, **SHAPES[shape])
+        assert loss.dtype == dtype
+        results.append((loss, *torch.autograd.grad(loss / 3, hidden)))
+    torch.testing.assert_close(results[0], results[1], rtol=tolerance, atol=tolerance)
+
+
+def test_loss_is_the_sum_that_torch_gives():
+    hidden, weight, targets = _inputs()
+    expected = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), expected)
+
+
+def test_a_head_that_knows_nothing_costs_the_logarithm_of_the_vocabulary():
+    hidden, weight, targets = _inputs()
+    loss = linear_cross_entropy(torch.zeros_like(hidden), weight, targets)
+    assert float(loss) == pytest.approx(TOKENS * math.log(VOCABULARY), rel=1e-12)
+
+
+@pytest.mark.parametrize("height", [1e3, 1e5])
+def test_extreme_logits_give_a_finite_exact_loss(height):
+    weight = torch.eye(3)
+    hidden = torch.tensor([[height, 0.0, 0.0], [-height, 0.0, 0.0]], requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1, 1]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(height + math.log(2), rel=1e-6)
+    torch.testing.assert_close(hidden.grad, torch.tensor([[1.0, -1.0, 0.0], [0.0, -0.5, 0.5]]))
+
+
+def test_logits_of_one_chunk_live_at_a_time_and_none_is_saved(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 2 * VOCABULARY)
+    sizes, saved = [], []
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda logits, *rest, **more: sizes.append(len(logits)) or softmax(logits, *rest, **more))
+    hidden, weight, targets = _inputs()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        linear_cross_entropy(hidden, weight, targets)
+    assert sizes == [2, 2, 1]
+    assert saved == [hidden.shape]
+
+
+def test_evaluation_without_gradient_gives_the_same_value():
+    hidden, weight, targets = _inputs()
+    loss = linear_cross_entropy(hidden, weight, targets, softcap=2.0)
+    detached = linear_cross_entropy(hidden.detach(), weight, targets, softcap=2.0)
+    assert torch.equal(loss, detached)
+    assert not detached.requires_grad
+
+
+def test_no_token_costs_nothing():
+    hidden, weight, targets = _inputs()
+    loss = linear_cross_entropy(hidden[:0], weight, targets[:0])
+    assert float(loss.detach()) == 0
+    assert torch.equal(torch.autograd.grad(loss, hidden)[0], torch.zeros_like(hidden))
+
+
+def test_half_precision_inputs_give_a_float32_loss_near_the_twin():
+    hidden, weight, targets = _inputs(torch.bfloat16)
+    loss = linear_cross_entropy(hidden, weight, targets)
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    wide = hidden.detach().double().requires_grad_()
+    expected = linear_cross_entropy_plain(wide, weight.double(), targets)
+    assert (loss.dtype, gradient.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(loss.double(), expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(gradient.double(), torch.autograd.grad(expected, wide)[0], rtol=0.05, atol=0.05)
+
+
+@shapes
+def test_inputs_are_left_as_they_were(shape):
+    hidden, weight, targets = _inputs()
+    before = [t.detach().clone() for t in (hidden, weight, targets)]
+    linear_cross_entropy(hidden, weight, targets, **SHAPES[shape]).backward()
+    assert all(torch.equal(a, b) for a, b in zip(before, (hidden, weight, targets)))
