@@ -75,7 +75,7 @@ def _in_process(name: str, rows: int, max_steps: int) -> dict:
 
 def tunesmith(name: str, rows: int, max_steps: int) -> dict:
     """One epoch with tunesmith's defaults, or with the reference's rows, labels and settings."""
-    from tunesmith.api import _eval_packs, prepare_run
+    from tunesmith.api import prepare_run
     from tunesmith.base.adapter import attach, speed_up
     from tunesmith.base.load import load_model
     from tunesmith.recipe import Recipe

@@ -4,30 +4,29 @@ import dataclasses
 import importlib.metadata
 import json
 import re
-import resource
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, speed_up
 from tunesmith.base.catalog import ModelSource, resolve
-from tunesmith.base.load import ComputeType, choose_compute, load_model, weight_bytes
+from tunesmith.base.load import choose_compute, load_model, weight_bytes
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Renderer
 from tunesmith.errors import AdapterError, RunError
+from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.export.adapter import save_adapter
 from tunesmith.export.card import write_card
 from tunesmith.export.manifest import write_manifest
+from tunesmith.facts import run_facts
 from tunesmith.generate.engine import Sampling
 from tunesmith.generate.score import exact_matches
 from tunesmith.generate.session import Session
-from tunesmith.plan.memory import Shape, shape_of
-from tunesmith.plan.plan import Plan, make_plan
+from tunesmith.plan.memory import shape_of
+from tunesmith.plan.plan import make_plan
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.interrupt import interruptible
@@ -36,52 +35,6 @@ from tunesmith.training.loop import train as train_loop
 from tunesmith.training.report import Change, write_report
 from tunesmith.training.schedule import default_learning_rate
 from tunesmith.training.step import PackLoss, choose_loss
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line for the user about what is being done."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """done of total pieces of what is going on."""
-
-    what: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that is known before the model is loaded."""
-
-    recipe: Recipe
-    source: ModelSource
-    shape: Shape
-    compute: ComputeType
-    data: Dataset
-    loader: Loader
-    plan: Plan
-    updates: int
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What was loaded: bytes by type, adapter parameters, targets, and how it will run."""
-
-    bytes: dict[str, int]
-    trainable: int
-    total: int
-    targets: list[str]
-    linears: str
-    path: str
-
-
-Event = Note | Progress | Prepared | Loaded | StepReport
-Watch = Callable[[Event], None]
 
 
 class Run:
@@ -250,57 +203,19 @@ def _write_outputs(folder: Path, job: Prepared, loaded: Loaded, steps: list[Step
     write_report(folder / "report.html", title, facts, steps, changes)
     write_card(folder, job.source.base, {k: v for rows in facts.values() for k, v in rows.items()})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
-    write_manifest(folder, {"base": job.source.base, "revision": job.source.revision, "data_sha256": job.data.facts.sha256, "versions": versions})
-
-
-def run_facts(job: Prepared, loaded: Loaded, steps: Sequence[StepReport]) -> dict[str, dict[str, Any]]:
-    """What is worth knowing about a run, by section."""
-    recipe, data = job.recipe, job.data.facts
-    seconds = sum(step.seconds for step in steps)
-    held_out = [step.eval_loss for step in steps if step.eval_loss is not None]
-    return {
-        "Model": {
-            "base": job.source.base,
-            "parameters": f"{loaded.total:,}, of them {loaded.trainable:,} trained ({loaded.trainable / loaded.total:.2%})",
-            "weights": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in loaded.bytes.items()),
-            "adapter": f"r {recipe.lora_r}, alpha {recipe.lora_alpha:g}, dropout {recipe.lora_dropout:g} on {', '.join(loaded.targets)}",
-            "compute": f"{str(job.compute.dtype).removeprefix('torch.')} on {job.compute.device}: {job.compute.reason}",
-            "linears": loaded.linears,
-            "forward": loaded.path,
-        },
-        "Data": {
-            "rows": f"{data.rows:,} trained on, {data.held_out:,} held out",
-            "read as": data.columns,
-            "max_length": f"{data.max_length} tokens ({data.cut_rows} rows cut, {data.lost_tokens} answer tokens lost)",
-            "an epoch": f"{data.tokens:,} tokens, {data.trained:,} of them trained, in {data.packed_rows} packed rows ({recipe.packing})",
-            "data SHA-256": data.sha256[:16],
-        },
-        "Training": {
-            "updates": f"{len(steps)} of {job.updates}, {recipe.per_device_train_batch_size} packed rows × {recipe.gradient_accumulation_steps} each",
-            "learning rate": f"{recipe.learning_rate:g}, {recipe.lr_scheduler_type}, {recipe.optim}",
-            "loss": f"{steps[0].loss:.4f} at the first update, {steps[-1].loss:.4f} at the last",
-            "held-out loss": f"{held_out[-1]:.4f}" if held_out else "no held-out rows",
-            "time": f"{seconds:.0f} s ({job.plan.seconds:.0f} s predicted), {sum(s.tokens for s in steps) / seconds:,.0f} tokens/s",
-            "peak memory": f"{peak_bytes(job.compute) / 1e9:.2f} GB ({job.plan.bytes / 1e9:.2f} GB predicted)",
-        },
-    }
-
-
-def peak_bytes(compute: ComputeType) -> int:
-    """Highest memory so far: allocated on the GPU, or resident of this process."""
-    if compute.device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(compute.device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    write_manifest(
+        folder,
+        {"base": job.source.base, "revision": job.source.revision, "data_sha256": job.data.facts.sha256, "versions": versions},
+    )
 
 
 def check_output(recipe: Recipe) -> None:
     """Raises RunError if the output folder holds anything already."""
     folder = Path(recipe.output_dir) if recipe.output_dir else None
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is not empty: it holds another run or other files.", "Give another --output-dir, or move it away.")
+        raise RunError(
+            f"{folder} is not empty: it holds another run or other files.", "Give another --output-dir, or move it away."
+        )
 
 
 def _free_folder(recipe: Recipe) -> Path:

@@ -1,13 +1,13 @@
 """Every error tunesmith raises on purpose. Each message says what happened, why, and what to do next.
 
-    TunesmithError              catch this to catch them all; the command line turns it into one paragraph, exit code 2
-    ├── RecipeError             a setting is unknown, has a wrong value, or contradicts another
-    ├── DataError               the rows cannot be read or cannot be trained on
-    ├── ModelError              the base model or its tokenizer cannot be used
-    ├── AdapterError            the adapter cannot be attached, saved or loaded
-    ├── MachineError            this machine cannot do what was asked (memory, device, optimizer)
-    ├── RunError                the run folder is missing, taken or incomplete
-    └── TrainingError           training went wrong and was stopped before it could do harm
+TunesmithError              catch this to catch them all; the command line turns it into one paragraph, exit code 2
+├── RecipeError             a setting is unknown, has a wrong value, or contradicts another
+├── DataError               the rows cannot be read or cannot be trained on
+├── ModelError              the base model or its tokenizer cannot be used
+├── AdapterError            the adapter cannot be attached, saved or loaded
+├── MachineError            this machine cannot do what was asked (memory, device, optimizer)
+├── RunError                the run folder is missing, taken or incomplete
+└── TrainingError           training went wrong and was stopped before it could do harm
 """
 
 import difflib

@@ -327,3 +327,10 @@ def test_a_lora_that_plain_peft_made_opens(tiny_model_folder: Path, tmp_path: Pa
     ours = open_adapter(base(tiny_model_folder)[0], tmp_path)
     speed_up(ours, torch.float32, keep=True)
     torch.testing.assert_close(logits(ours), logits(theirs), rtol=0, atol=1e-5)
+
+
+def test_eight_bit_weights_compute_what_they_did_before_speeding_up(tiny_model_folder: Path) -> None:
+    peft_model = attached(tiny_model_folder, load_in_8bit=True)
+    before = logits(peft_model)
+    speed_up(peft_model, torch.float32, keep=True)
+    torch.testing.assert_close(logits(peft_model), before, rtol=1e-2, atol=2e-2)

@@ -18,11 +18,16 @@ SENTENCES = [
     "Größe, Straße, naïve café — 12 345",
 ]
 
+GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 
 @dataclass(frozen=True)
 class Family:
     """A chat template and the control tokens it writes. stop: the one that ends an answer. answer: what the template
-    makes of an answer's text. system: whether it takes a system prompt."""
+    makes of an answer's text. system: whether it takes a system prompt. split: how text falls into words before BPE."""
 
     template: str
     stop: str
@@ -31,13 +36,14 @@ class Family:
     controls: tuple[str, ...] = ()
     answer: Callable[[str], str] = field(default=lambda content: content)
     system: bool = True
+    split: str = GPT2_SPLIT
 
 
 FAMILIES = {
     "chatml": Family("chatml", "<|im_end|>", controls=("<|im_start|>", "<|im_end|>")),
     "llama3": Family(
         "llama3", "<|eot_id|>", "<|begin_of_text|>", controls=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        answer=str.strip,
+        answer=str.strip, split=LLAMA3_SPLIT,
     ),
     "phi3": Family("phi3", "<|end|>", controls=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")),
     "gemma": Family(
@@ -50,11 +56,12 @@ FAMILIES = {
 
 
 @cache
-def _bpe() -> str:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _bpe(split: str) -> str:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
@@ -62,12 +69,12 @@ def _bpe() -> str:
     return tokenizer.to_str()
 
 
-def _build(bos: str | None, eos: str, controls: tuple[str, ...], template: str) -> Any:
+def _build(bos: str | None, eos: str, controls: tuple[str, ...], template: str, split: str = GPT2_SPLIT) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer.from_str(_bpe())
+    core = Tokenizer.from_str(_bpe(split))
     core.add_special_tokens([token for token in (bos, eos, *controls) if token])
     if bos:
         core.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))])
@@ -88,7 +95,7 @@ def tokenizer_of() -> Callable[[str], Any]:
     @cache
     def tokenizer(name: str) -> Any:
         family = FAMILIES[name]
-        return _build(family.bos, family.eos, family.controls, TEMPLATES[family.template])
+        return _build(family.bos, family.eos, family.controls, TEMPLATES[family.template], family.split)
 
     return tokenizer
 

@@ -14,9 +14,11 @@ NAMES = ["chatml", "llama3", "phi3", "gemma", "mistral", "zephyr", "alpaca"]
 ROLE = {"u": "user", "a": "assistant", "s": "system"}
 
 every_family = pytest.mark.parametrize("name", NAMES)
-property_of = settings(max_examples=60, deadline=None)
+property_of = settings(max_examples=25, deadline=None)
 
-anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.text("ab .,\n\t <|/s>[]é", max_size=16)
+anything = (st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.text("ab .,\n\t <|/>[]é", max_size=16)).filter(
+    lambda text: "<s>" not in text and "</s>" not in text
+)
 ordinary = st.text("abcdefgh ,.!?éß日本12\n", min_size=1, max_size=20).map(lambda text: f"x{text}x")
 
 
@@ -155,6 +157,19 @@ def test_a_token_that_would_straddle_prompt_and_answer_is_split_as_chat_splits_i
     assert decode(renderer, trained_runs(example)[0]) == "\n\nThere.<|im_end|>"
 
 
+def test_a_split_token_in_an_earlier_answer_does_not_spoil_the_later_ones(renderer_of):
+    renderer = renderer_of("chatml")
+    runs = trained_runs(renderer.example(talk("uaua", "Where?", "\n\nThere.", "Who?", "\n\nYou.")))
+    assert [decode(renderer, run) for run in runs] == ["\n\nThere.<|im_end|>", "\n\nYou.<|im_end|>"]
+
+
+def test_what_a_template_writes_after_the_last_answer_alone_stands_there_once_and_untrained(renderer_of):
+    renderer = renderer_of("phi3")
+    example = renderer.example(talk("uaua", "Where?", "There.", "Who?", "You."))
+    assert example.input_ids.count(renderer.tokenizer.eos_token_id) == 1
+    assert (example.input_ids[-1], example.labels[-1]) == (renderer.tokenizer.eos_token_id, IGNORE)
+
+
 def test_messages_after_the_last_answer_are_left_out(renderer_of):
     renderer = renderer_of("chatml")
     assert renderer.example(talk("uau", "Where?", "There.", "Who?")) == renderer.example(talk("ua", "Where?", "There."))
@@ -197,11 +212,6 @@ def test_control_tokens_in_the_text_are_refused_with_row_and_message(renderer_of
 def test_chat_refuses_control_tokens_too(renderer_of, families, name):
     with pytest.raises(DataError, match="control token"):
         renderer_of(name).prompt_ids([{"role": "user", "content": families[name].stop}])
-
-
-def test_half_a_character_is_refused_with_its_row(renderer_of):
-    with pytest.raises(DataError, match="rows.jsonl line 7"):
-        renderer_of("chatml").example(talk("ua", "Smile", "Here: \ud83d"))
 
 
 @pytest.mark.parametrize("name", ["gemma", "mistral"])

@@ -48,7 +48,9 @@ def test_sharing_a_prefix_changes_nothing(losses):
 
 
 def test_micro_batches_of_a_window_change_nothing(losses):
-    agree(losses("16x1", per_device_train_batch_size=16), losses("4x4", per_device_train_batch_size=4, gradient_accumulation_steps=4))
+    agree(
+        losses("16x1", per_device_train_batch_size=16), losses("4x4", per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    )
 
 
 def test_recomputing_activations_changes_nothing(losses):

@@ -74,7 +74,9 @@ def test_tunesmith_opens_an_adapter_that_peft_saved(tiny_model_folder, tmp_path)
     torch.manual_seed(3)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     targets = ["q_proj", "v_proj", "down_proj"]
-    tuned = get_peft_model(base, LoraConfig(r=4, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False))
+    tuned = get_peft_model(
+        base, LoraConfig(r=4, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False)
+    )
     tuned.save_pretrained(tmp_path / "theirs")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     tokenizer.save_pretrained(tmp_path / "theirs")

@@ -54,7 +54,7 @@ def attach(model: Any, recipe: Recipe, base: str, revision: str | None) -> Any:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.lora_r,
-        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         target_modules=target_names(model, recipe.lora_target_modules),
         bias=recipe.lora_bias,
@@ -104,9 +104,8 @@ def _set_tensors(peft_model: Any, tensors: dict[str, torch.Tensor], folder: Path
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     odd = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
     bad = [name for name in tensors if not bool(torch.isfinite(tensors[name]).all())]
-    for names, what in (
-        (missing, "misses"), (extra, "has, unlike this base model,"), (odd, "has in another shape"), (bad, "has values that are not finite in"),
-    ):  # fmt: skip
+    wrong = {"misses": missing, "has, unlike this base model,": extra, "has in another shape": odd, "is not finite in": bad}
+    for what, names in wrong.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise AdapterError(f"The adapter in {folder} {what} {names[0]}{more}.", "Check that it belongs to this base model.")

@@ -28,9 +28,9 @@ def _forward(
     """transformers' signature: query ``[1, H, T, D]``, key and value ``[1, H_kv, T, D]``; gives ``[1, T, H, D]``."""
     if segments is None:
         raise TypeError(f"{type(module).__name__} did not pass the pack's segments on to its attention")
-    flat = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
+    q, k, v = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = segment_attention(*flat, segments, scaling=scale, sliding_window=sliding_window, softcap=softcap)
+    out = segment_attention(q, k, v, segments, scaling=scale, sliding_window=sliding_window, softcap=softcap)
     return out.unsqueeze(0), None
 
 

@@ -65,7 +65,9 @@ def _check_folder(folder: Path) -> None:
                 f"{folder} holds an adapter, not a base model.", "Name the base model here; `tunesmith chat` opens adapters."
             )
         ggufs = [name for name in names if name.endswith(".gguf")]
-        hint = f"Give the file itself: {folder / ggufs[0]}." if ggufs else "A model folder holds config.json and .safetensors files."
+        hint = (
+            f"Give the file itself: {folder / ggufs[0]}." if ggufs else "A model folder holds config.json and .safetensors files."
+        )
         raise ModelError(f"{folder} is not a model folder: it has no config.json.", hint)
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:

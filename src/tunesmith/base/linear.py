@@ -117,7 +117,7 @@ class LinearGroup:
         return stacked
 
 
-def _dequantise(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+def _dequantise(layer: Any, dtype: torch.dtype) -> Tensor:
     weight = layer.weight
     if isinstance(layer, bnb.nn.Linear4bit):
         return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)

@@ -39,7 +39,9 @@ def choose_compute(recipe: Recipe) -> ComputeType:
             return ComputeType(device, torch.bfloat16, "this GPU has bf16 units")
         return ComputeType(device, torch.float32, "this GPU has no bf16 units, and fp16 would need loss scaling")
     if _cpu_has_bf16():
-        return ComputeType(device, torch.float32, "fp32 is exact, and this CPU is fast enough at it; --dtype bfloat16 for its bf16 units")
+        return ComputeType(
+            device, torch.float32, "fp32 is exact, and this CPU is fast enough at it; --dtype bfloat16 for its bf16 units"
+        )
     return ComputeType(device, torch.float32, "this CPU has no bf16 units; bf16 would be several times slower")
 
 
@@ -141,7 +143,7 @@ def quantised_share(model: Any) -> float:
     kinds = {"Params4bit", "Int8Params"}
     total = quantised = 0
     for linear in decoder_linears(model).values():
-        weights = linear.in_features * linear.out_features  # type: ignore[operator]
+        weights = int(linear.in_features) * int(linear.out_features)  # type: ignore[arg-type]
         total += weights
         quantised += weights if type(linear.weight).__name__ in kinds else 0
     return quantised / total if total else 0.0

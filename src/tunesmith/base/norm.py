@@ -35,8 +35,9 @@ def _twin(norm: Any) -> LeanRMSNorm | None:
     """Our module for this one, or None if it is no RMSNorm or computes something else."""
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     weight = getattr(norm, "weight", None)
-    known = isinstance(eps, float) and isinstance(weight, nn.Parameter) and weight.dim() == 1 and not weight.requires_grad
-    if not known or isinstance(norm, LeanRMSNorm) or getattr(norm, "bias", None) is not None:
+    if not isinstance(eps, float) or not isinstance(weight, nn.Parameter) or isinstance(norm, LeanRMSNorm):
+        return None
+    if weight.dim() != 1 or weight.requires_grad or getattr(norm, "bias", None) is not None:
         return None
     probe = torch.linspace(-2, 3, 3 * weight.shape[0], device=weight.device, dtype=weight.dtype).view(1, 3, -1).sin()
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2

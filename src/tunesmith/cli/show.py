@@ -5,11 +5,12 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.api import Event, Loaded, Note, Prepared, Progress
+from tunesmith.events import Event, Loaded, Note, Prepared, Progress
 from tunesmith.training.loop import StepReport
 from tunesmith.training.report import Change
 
@@ -33,7 +34,7 @@ class Show:
             TextColumn("{task.description:>9}"), BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[loss]}"), _Rate(), console=console, transient=False,
         )  # fmt: skip
-        self.tasks: dict[str, int] = {}
+        self.tasks: dict[str, TaskID] = {}
         self.start = time.monotonic()
         self.every = 10
 
@@ -125,7 +126,9 @@ def plan_table(job: Prepared) -> Table:
 
 def change_table(changes: list[Change], most: int = 12) -> Table:
     """Sentence, before, after, expected: right answers green."""
-    table = Table(title="On rows it never saw", title_justify="left", title_style="bold", show_lines=False, row_styles=["", "on grey7"])
+    table = Table(
+        title="On rows it never saw", title_justify="left", title_style="bold", show_lines=False, row_styles=["", "on grey7"]
+    )
     for column, width in (("sentence", 3), ("before", 2), ("after", 3), ("expected", 3)):
         table.add_column(column, ratio=width, overflow="fold")
     for change in changes[:most]:

@@ -88,9 +88,7 @@ def prepare(
     return Dataset(packed, [e for e in held_out if e.trained], questions, facts, _asides(recipe.dataset_name, rows))
 
 
-def _hold_out(
-    recipe: Recipe, conversations: list[Conversation], columns: Columns
-) -> tuple[list[Conversation], list[Conversation]]:
+def _hold_out(recipe: Recipe, conversations: list[Conversation], columns: Columns) -> tuple[list[Conversation], list[Conversation]]:
     """Rows to train on and rows held out: a file of its own, the bundled test split, or a seeded draw."""
     if recipe.eval_dataset or (recipe.dataset_name in BUNDLED_COLUMNS and not recipe.val_size):
         name, split = (recipe.eval_dataset, "train") if recipe.eval_dataset else (recipe.dataset_name, "test")

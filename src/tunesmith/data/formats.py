@@ -93,11 +93,8 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
     if columns.messages:
         messages = _messages(row.values.get(columns.messages), row.where, columns.messages)
     else:
-        assert columns.prompt is not None and columns.completion is not None
-        messages = [
-            *_side(row.values.get(columns.prompt), "user", row.where, columns.prompt),
-            *_side(row.values.get(columns.completion), "assistant", row.where, columns.completion),
-        ]
+        sides = ((columns.prompt, "user"), (columns.completion, "assistant"))
+        messages = [m for column, role in sides if column for m in _side(row.values.get(column), role, row.where, column)]
     if not any(message.role == "assistant" and message.content.strip() for message in messages):
         raise DataError(f"{row.where} has no assistant text to learn.", "Give it an answer or remove the row.")
     return Conversation(tuple(messages), row.where)

@@ -5,7 +5,7 @@ A document never attends to another one, whatever the strategy: rows decide only
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 import torch
@@ -38,8 +38,14 @@ class Pack:
 
     def to(self, device: torch.device) -> "Pack":
         segments = Segments.of(self.segments.lengths, self.segments.parents, device)
-        moved = (t.to(device) for t in (self.input_ids, self.position_ids, self.label_index, self.targets))
-        return Pack(*moved, segments, self.tokens, self.where)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            label_index=self.label_index.to(device),
+            targets=self.targets.to(device),
+            segments=segments,
+        )
 
 
 def plan_rows(examples: Sequence[Example], strategy: str, max_length: int) -> list[list[Example]]:

@@ -155,7 +155,9 @@ def _parse(line: str, path: Path, number: int) -> Any:
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{where} is a {type(value).__name__}, not an object.", 'Write rows such as {"prompt": …, "completion": …}.')
+        raise DataError(
+            f"{where} is a {type(value).__name__}, not an object.", 'Write rows such as {"prompt": …, "completion": …}.'
+        )
     return value
 
 

@@ -20,7 +20,12 @@ class Session:
         self.stop_ids = [token for token in dict.fromkeys(stops) if token is not None]
 
     def answer(
-        self, conversations: Sequence[list[dict[str, str]]], sampling: Sampling = Sampling(), *, base: bool = False, raw: bool = False
+        self,
+        conversations: Sequence[list[dict[str, str]]],
+        sampling: Sampling = Sampling(),
+        *,
+        base: bool = False,
+        raw: bool = False,
     ) -> list[str]:
         """The assistant's next message in each conversation.
 

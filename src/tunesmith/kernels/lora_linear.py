@@ -121,9 +121,7 @@ class _LoraLinear(torch.autograd.Function):
         return (dx, None, None, None, None, None, *grads_A, *grads_B)
 
 
-def _input_gradient(
-    W: Tensor, grads: Sequence[Tensor], t: Tensor, lora_A: Sequence[Tensor], dropped: Tensor | None
-) -> Tensor:
+def _input_gradient(W: Tensor, grads: Sequence[Tensor], t: Tensor, lora_A: Sequence[Tensor], dropped: Tensor | None) -> Tensor:
     """``dy Ŵ + drop(t A)``, ``[T, K]``."""
     start, dx = 0, None
     for dy in grads:

@@ -78,7 +78,7 @@ def shape_of_config(config: Any) -> Shape:
 
 
 def _count(linear: nn.Module) -> int:
-    return linear.in_features * linear.out_features  # type: ignore[operator]
+    return int(linear.in_features) * int(linear.out_features)  # type: ignore[arg-type]
 
 
 def footprint(shape: Shape, bits: int, element_bytes: int) -> int:

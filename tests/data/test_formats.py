@@ -1,0 +1,160 @@
+"""Proves that rows of every known shape become the conversations they mean, and that all others are refused with their row."""
+
+import pytest
+
+from tunesmith.data.formats import PAIRS, Columns, Message, find_columns, to_conversations
+from tunesmith.data.sources import Row
+from tunesmith.errors import DataError
+
+PROMPT = Columns(prompt="prompt", completion="completion")
+MESSAGES = Columns(messages="messages")
+QUESTION, ANSWER = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}
+
+
+def _row(**values) -> Row:
+    return Row(values, "rows.jsonl line 4")
+
+
+def _convert(columns: Columns, **values) -> tuple[Message, ...]:
+    return to_conversations([_row(**values)], columns)[0].messages
+
+
+def _refusal(columns: Columns, **values) -> str:
+    with pytest.raises(DataError) as caught:
+        _convert(columns, **values)
+    assert caught.value.fix
+    assert "rows.jsonl line 4" in caught.value.what
+    return caught.value.what
+
+
+@pytest.mark.parametrize(("prompt", "completion"), PAIRS)
+def test_known_pairs_of_columns_are_found_among_others(prompt, completion):
+    row = _row(id=1, **{completion: "There.", "note": "", prompt: "Where?"})
+    assert find_columns([row], "rows.jsonl") == Columns(prompt=prompt, completion=completion)
+
+
+def test_a_column_of_messages_goes_before_a_pair():
+    assert find_columns([_row(prompt="", completion="", messages=[])], "rows.jsonl") == MESSAGES
+
+
+def test_named_columns_go_before_known_ones():
+    row = _row(prompt="", completion="", messages=[], ask="", tell="", talk=[])
+    assert find_columns([row], "rows.jsonl", prompt="ask", completion="tell") == Columns(prompt="ask", completion="tell")
+    assert find_columns([row], "rows.jsonl", messages="talk") == Columns(messages="talk")
+
+
+def test_the_bundled_data_knows_its_columns():
+    row = _row(sentence="", translation="", translation_extra="")
+    assert find_columns([row], "yoda") == Columns(prompt="sentence", completion="translation_extra")
+
+
+def test_rows_of_ones_own_under_a_bundled_name_are_read_by_their_own_columns():
+    assert find_columns([_row(question="", answer="")], "yoda") == Columns(prompt="question", completion="answer")
+
+
+@pytest.mark.parametrize("named", [{"messages": "promt"}, {"prompt": "promt", "completion": "note"}, {"completion": "promt"}])
+def test_a_named_column_that_is_missing_suggests_the_nearest(named):
+    with pytest.raises(DataError) as caught:
+        find_columns([_row(prompt="", note="")], "rows.jsonl", **named)
+    assert "rows.jsonl has no column 'promt' (did you mean prompt?); it has prompt, note" in caught.value.what
+
+
+def test_columns_that_say_nothing_are_listed():
+    with pytest.raises(DataError, match=r"The columns of rows.jsonl \(left, right\)"):
+        find_columns([_row(left="", right="")], "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"), [(PROMPT, "'prompt' → 'completion'"), (MESSAGES, "messages from 'messages'")], ids=["pair", "messages"]
+)
+def test_columns_describe_themselves(columns, text):
+    assert columns.describe() == text
+
+
+def test_a_prompt_and_a_completion_are_a_question_and_an_answer():
+    assert _convert(PROMPT, prompt="Where? ", completion=" There.") == (Message("user", "Where? "), Message("assistant", " There."))
+
+
+def test_an_empty_prompt_is_a_prompt():
+    assert _convert(PROMPT, prompt="", completion="There.")[0] == Message("user", "")
+
+
+def test_prompt_and_completion_may_be_lists_of_messages():
+    system = {"role": "system", "content": "Be brief."}
+    both = _convert(PROMPT, prompt=[system, QUESTION], completion=[ANSWER])
+    assert both == (Message("system", "Be brief."), Message("user", "Where?"), Message("assistant", "There."))
+    assert _convert(PROMPT, prompt=[QUESTION], completion="There.") == both[1:]
+
+
+def test_messages_keep_their_order_and_lose_what_is_not_role_or_content():
+    named = {"role": "user", "content": "Where?", "name": "Luke"}
+    tool = {"role": "tool", "content": "42"}
+    assert [m.role for m in _convert(MESSAGES, messages=[named, ANSWER, tool, ANSWER])] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_conversations_are_given_back_as_chat_templates_take_them():
+    (conversation,) = to_conversations([_row(messages=[QUESTION, ANSWER])], MESSAGES)
+    assert conversation.as_dicts() == [QUESTION, ANSWER]
+    assert conversation.where == "rows.jsonl line 4"
+
+
+def test_every_row_becomes_one_conversation_in_order():
+    rows = [Row({"prompt": str(n), "completion": "x"}, f"line {n}") for n in range(3)]
+    assert [(c.messages[0].content, c.where) for c in to_conversations(rows, PROMPT)] == [(str(n), f"line {n}") for n in range(3)]
+
+
+@pytest.mark.parametrize("completion", ["", "  \n", [{"role": "assistant", "content": " "}], [QUESTION]])
+def test_a_row_without_assistant_text_is_refused(completion):
+    assert "no assistant text" in _refusal(PROMPT, prompt="Where?", completion=completion)
+
+
+def test_messages_without_an_assistant_are_refused():
+    assert "no assistant text" in _refusal(MESSAGES, messages=[QUESTION, {"role": "system", "content": "Be brief."}])
+
+
+@pytest.mark.parametrize(("value", "kind"), [(None, "empty"), (7, "a int"), (1.5, "a float"), ({"a": 1}, "a dict")])
+def test_a_cell_that_is_not_text_is_refused_with_its_column(value, kind):
+    assert f"column 'completion' is {kind}, not text" in _refusal(PROMPT, prompt="Where?", completion=value)
+    assert f"column 'prompt' is {kind}, not text" in _refusal(PROMPT, prompt=value, completion="There.")
+
+
+def test_a_row_that_lacks_the_column_is_refused():
+    assert "column 'completion' is empty" in _refusal(PROMPT, prompt="Where?")
+    assert "'messages' is empty" in _refusal(MESSAGES, prompt="Where?")
+
+
+@pytest.mark.parametrize(("value", "kind"), [(None, "empty"), ([], "empty"), ("Where?", "a str"), ({"role": "user"}, "a dict")])
+def test_messages_that_are_no_list_or_an_empty_one_are_refused(value, kind):
+    assert f"'messages' is {kind}, not a list of messages" in _refusal(MESSAGES, messages=value)
+
+
+@pytest.mark.parametrize("side", ["prompt", "completion"])
+def test_an_empty_list_for_one_side_is_refused(side):
+    assert f"'{side}' is empty" in _refusal(PROMPT, **{"prompt": "Where?", "completion": "There.", side: []})
+
+
+@pytest.mark.parametrize("item", ["Where?", None, {"role": "user"}, {"content": "Where?"}, {"from": "human", "value": "Where?"}])
+def test_a_message_without_role_and_content_is_refused_with_its_number(item):
+    assert "message 2 is not an object with role and content" in _refusal(MESSAGES, messages=[QUESTION, item, ANSWER])
+
+
+@pytest.mark.parametrize("content", [None, 3, [{"type": "text", "text": "There."}]])
+def test_content_that_is_not_text_is_refused_with_its_number(content):
+    assert "message 2 is" in _refusal(MESSAGES, messages=[QUESTION, {"role": "assistant", "content": content}])
+
+
+@pytest.mark.parametrize(("role", "hint"), [("asistant", "did you mean assistant?"), ("User", "did you mean user?"), (None, "")])
+def test_an_unknown_role_is_refused_with_the_nearest_known_one(role, hint):
+    refusal = _refusal(MESSAGES, messages=[QUESTION, {"role": role, "content": "There."}])
+    assert f"message 2: role {role!r} is not one of system, user, assistant, tool" in refusal
+    assert hint in refusal
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "smile \ude00 smile"])
+def test_half_a_character_is_refused_before_the_tokenizer_sees_it(half):
+    assert "column 'completion'" in _refusal(PROMPT, prompt="Where?", completion=half)
+    assert "message 1" in _refusal(MESSAGES, messages=[{"role": "user", "content": half}, ANSWER])
+
+
+def test_whole_characters_beyond_the_basic_plane_are_text():
+    assert _convert(PROMPT, prompt="😀", completion="\ufffd𝄞")[1].content == "\ufffd𝄞"
