@@ -9,9 +9,7 @@ import tunesmith
 from tunesmith import errors
 from tunesmith.errors import TunesmithError, nearest
 
-LEAVES = [
-    e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, TunesmithError) and e is not TunesmithError
-]
+LEAVES = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, TunesmithError) and e is not TunesmithError]
 
 
 def test_there_are_seven_kinds_and_the_docstring_draws_each() -> None:

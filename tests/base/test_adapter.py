@@ -287,7 +287,7 @@ def test_an_adapter_with_a_wrong_tensor_is_refused_by_its_name(
 def test_an_adapter_of_another_rank_than_its_config_is_refused(tiny_model_folder: Path, saved: Path) -> None:
     path = saved / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "r": 4}))
-    with pytest.raises(AdapterError, match="in another shape .* and 27 more"):
+    with pytest.raises(AdapterError, match=r"in another shape .* and 27 more"):
         open_adapter(base(tiny_model_folder)[0], saved)
 
 

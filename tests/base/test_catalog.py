@@ -152,7 +152,9 @@ def test_a_folder_without_weights_is_refused(copy: Path) -> None:
         resolve(str(copy))
 
 
-@pytest.mark.parametrize("shard", ["pytorch_model-00001.bin", "../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..", ""])
+@pytest.mark.parametrize(
+    "shard", ["pytorch_model-00001.bin", "../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..", ""]
+)
 def test_an_index_that_names_anything_but_a_safetensors_file_beside_it_is_refused(copy: Path, shard: str) -> None:
     (copy.parent / "x.safetensors").write_bytes(b"")
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": shard}}))

@@ -15,8 +15,8 @@ from tunesmith.base.load import (
     decoder_linears,
     load_model,
     model_error,
-    quantization,
     quantised_share,
+    quantization,
     weight_bytes,
 )
 from tunesmith.errors import MachineError, ModelError
@@ -216,5 +216,3 @@ def test_a_hub_model_with_pickles_only_is_named_as_such() -> None:
 
 def test_an_error_without_text_still_says_its_kind() -> None:
     assert "KeyError" in model_error(ModelSource("m", None, "m"), KeyError()).what
-
-

@@ -48,7 +48,9 @@ def test_the_bundled_data_knows_its_columns():
     assert find_columns([row], "yoda") == Columns(prompt="sentence", completion="translation_extra")
 
 
-def test_rows_of_ones_own_under_a_bundled_name_are_read_by_their_own_columns():
+def test_a_folder_of_ones_own_under_a_bundled_name_is_read_by_its_own_columns(tmp_path, monkeypatch):
+    (tmp_path / "yoda").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert find_columns([_row(question="", answer="")], "yoda") == Columns(prompt="question", completion="answer")
 
 
@@ -89,7 +91,12 @@ def test_prompt_and_completion_may_be_lists_of_messages():
 def test_messages_keep_their_order_and_lose_what_is_not_role_or_content():
     named = {"role": "user", "content": "Where?", "name": "Luke"}
     tool = {"role": "tool", "content": "42"}
-    assert [m.role for m in _convert(MESSAGES, messages=[named, ANSWER, tool, ANSWER])] == ["user", "assistant", "tool", "assistant"]
+    assert [m.role for m in _convert(MESSAGES, messages=[named, ANSWER, tool, ANSWER])] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
 
 
 def test_conversations_are_given_back_as_chat_templates_take_them():

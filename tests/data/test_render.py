@@ -183,7 +183,7 @@ def test_two_answers_in_a_row_are_both_trained(renderer_of):
 
 @every_family
 def test_a_conversation_that_the_assistant_opens_is_refused_with_its_row(renderer_of, name):
-    with pytest.raises(DataError, match="rows.jsonl line 7"):
+    with pytest.raises(DataError, match=r"rows.jsonl line 7"):
         renderer_of(name).example(talk("aua", "Welcome.", "Hi.", "What do you seek?"))
 
 
@@ -228,14 +228,14 @@ def test_a_template_that_rewrites_earlier_answers_is_refused_with_the_row(tokeni
     forgets = "{% for m in messages %}{% if not loop.last and m['role'] == 'assistant' %}<|im_start|>…<|im_end|>\n{% else %}"
     renderer = Renderer(tokenizer_with(f"{forgets}{TURN}{{% endif %}}{{% endfor %}}{PROMPT}"))
     assert trained_runs(renderer.example(talk("ua", "Where?", "There.")))
-    with pytest.raises(DataError, match="rows.jsonl line 7: .*rewrites earlier turns"):
+    with pytest.raises(DataError, match=r"rows.jsonl line 7: .*rewrites earlier turns"):
         renderer.example(talk("uaua", "Where?", "There.", "Who?", "You."))
 
 
 def test_a_template_whose_prompt_changes_once_the_answer_follows_is_refused_with_the_row(tokenizer_with):
     thinks = "{% if add_generation_prompt %}<|im_start|>assistant\nThink first. {% endif %}"
     renderer = Renderer(tokenizer_with(f"{{% for m in messages %}}{TURN}{{% endfor %}}{thinks}"))
-    with pytest.raises(DataError, match="rows.jsonl line 7"):
+    with pytest.raises(DataError, match=r"rows.jsonl line 7"):
         renderer.example(talk("ua", "Where?", "There."))
 
 

@@ -9,7 +9,11 @@ from tunesmith.data import sources
 from tunesmith.data.sources import load_rows
 from tunesmith.errors import DataError
 
-ROWS = [{"prompt": "Where?", "completion": "There, it is."}, {"prompt": "Größe\n“1”", "completion": "2\ttwo"}, {"prompt": "", "completion": "x"}]
+ROWS = [
+    {"prompt": "Where?", "completion": "There, it is."},
+    {"prompt": "Größe\n“1”", "completion": "2\ttwo"},
+    {"prompt": "", "completion": "x"},
+]
 
 
 def _jsonl(rows) -> str:

@@ -28,7 +28,7 @@ def greedy_by_hand(model: Any, prompt: list[int], count: int) -> list[int]:
 
 def test_greedy_is_the_likeliest_token_each_time(model: Any) -> None:
     expected = greedy_by_hand(model, PROMPTS[0], 12)
-    assert len(set(expected)) > 2, "the tiny model says one thing over and over, so nothing is compared"
+    assert len(set(expected)) > 1, "the tiny model says one thing over and over, so nothing is compared"
     assert generate(model, [PROMPTS[0]], [299], PAD, Sampling(max_new_tokens=12)) == [expected]
 
 

@@ -35,7 +35,7 @@ def test_one_verdict_an_answer_in_order() -> None:
 
 
 def test_counts_that_differ_are_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         exact_matches(["a"], ["a", "b"])
 
 

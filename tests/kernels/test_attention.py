@@ -40,9 +40,7 @@ options = pytest.mark.parametrize("option", OPTIONS)
 
 def _inputs(segments: Segments, heads: tuple[int, int] = (2, 1), dtype=torch.float64, size: int = 2) -> list[Tensor]:
     tokens = sum(segments.lengths)
-    return [
-        torch.randn(tokens, h, size, dtype=torch.float64).to(dtype).requires_grad_() for h in (heads[0], heads[1], heads[1])
-    ]
+    return [torch.randn(tokens, h, size, dtype=torch.float64).to(dtype).requires_grad_() for h in (heads[0], heads[1], heads[1])]
 
 
 def _span(segments: Segments, index: int) -> list[int]:

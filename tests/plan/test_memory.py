@@ -25,7 +25,7 @@ from tunesmith.plan.memory import (
     shape_of_config,
 )
 from tunesmith.recipe import Recipe
-from tunesmith.train.loop import total_updates
+from tunesmith.training.loop import total_updates
 
 
 @pytest.fixture(scope="module")

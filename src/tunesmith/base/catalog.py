@@ -52,7 +52,7 @@ def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) ->
     if path.exists():
         raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")
     repo, _, revision = reference.partition("@")
-    if reference.startswith((".", "/", "~")) or repo.count("/") > 1:
+    if reference.startswith((".", "/", "~")) or reference.endswith("/") or repo.count("/") > 1:
         raise ModelError(f"There is no folder {reference}.", "Check the path.")
     return ModelSource(repo, revision or None, repo)
 
@@ -146,7 +146,8 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
 
 def _convert(file: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     needed = 8 * file.stat().st_size
     free = shutil.disk_usage(folder).free
@@ -157,12 +158,12 @@ def _convert(file: Path, folder: Path) -> None:
         )
     # fp32 keeps every dequantised value; from 2 GB of GGUF on (3-4 B parameters) half the disk matters more.
     dtype = torch.float32 if file.stat().st_size < 2e9 else torch.bfloat16
-    where: dict[str, Any] = {"gguf_file": file.name}
+    # Newer transformers can keep the blocks packed and must be told not to; older ones always dequantise.
+    packed = getattr(transformers, "GgufConfig", None)
+    how: dict[str, Any] = {"quantization_config": packed(dequantize=True)} if packed else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, **where, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **how)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         raise ModelError(
             f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",

@@ -10,7 +10,11 @@ RECIPE = {"num_train_epochs": 1.0}
 
 def run(arguments: list[str]) -> int:
     """Train, then show what changed on every held-out row."""
-    parser = argparse.ArgumentParser(prog="tunesmith demo", description="Tune the bundled model to speak like Yoda.")
+    parser = argparse.ArgumentParser(
+        prog="tunesmith demo",
+        usage="tunesmith demo [--setting VALUE …]",
+        description="Tune the bundled model to speak like Yoda.",
+    )
     add_settings(parser)
     settings = [f"--{key}={value}" for key, value in RECIPE.items()]
     recipe = read_settings(parser, [*settings, *arguments], lambda line: None)

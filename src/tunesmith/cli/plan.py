@@ -7,7 +7,11 @@ from tunesmith.cli.settings import add_settings, read_settings
 
 def run(arguments: list[str]) -> int:
     """Show what the run would take."""
-    parser = argparse.ArgumentParser(prog="tunesmith plan", description="What a run would take here.")
+    parser = argparse.ArgumentParser(
+        prog="tunesmith plan",
+        usage="tunesmith plan [MODEL] [DATA] [run.yaml] [--setting VALUE …]",
+        description="What a run would take here.",
+    )
     add_settings(parser)
     aliases: list[str] = []
     recipe = read_settings(parser, arguments, aliases.append)

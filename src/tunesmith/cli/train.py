@@ -7,7 +7,11 @@ from tunesmith.cli.settings import add_settings, read_settings
 
 def run(arguments: list[str]) -> int:
     """Train, show, save."""
-    parser = argparse.ArgumentParser(prog="tunesmith train", description="Tune a model on your data.")
+    parser = argparse.ArgumentParser(
+        prog="tunesmith train",
+        usage="tunesmith train [MODEL] [DATA] [run.yaml] [--setting VALUE …]",
+        description="Tune a model on your data.",
+    )
     add_settings(parser)
     aliases: list[str] = []
     recipe = read_settings(parser, arguments, aliases.append)

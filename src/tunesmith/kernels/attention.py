@@ -162,7 +162,8 @@ def _attend_softcap(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap))
-    weights = (scores + _mask(q.shape[2], k.shape[2], window, q)).float().softmax(-1).to(q.dtype)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weights = (scores + _mask(q.shape[2], k.shape[2], window, q)).softmax(-1, dtype=wide).to(q.dtype)
     return (weights @ v).transpose(1, 2)
 
 

@@ -36,7 +36,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rstd = ctx.saved_tensors
         normed = x * rstd
-        scaled = grad * weight
+        scaled = grad.to(rstd.dtype) * weight
         inner = torch.linalg.vecdot(scaled, normed).unsqueeze(-1).div_(x.shape[-1])
         dx = scaled.addcmul_(normed, inner, value=-1).mul_(rstd)
         return dx.to(x.dtype), None, None

@@ -1,0 +1,131 @@
+"""Proves that the command finds its subcommands, keeps its exit codes, and does the whole job on a tiny model."""
+
+import json
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunesmith
+from tunesmith.cli.main import COMMANDS, main
+from tunesmith.errors import RecipeError
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"prompt": f"The wind {n} is cold.", "completion": f"Cold, the wind {n} is."} for n in range(12)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+# ---- the command itself
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_a_module_with_run_and_a_docstring_that_shows_it(command: str) -> None:
+    module = import_module(f"tunesmith.cli.{command}")
+    assert callable(module.run)
+    assert f"tunesmith {command}" in (module.__doc__ or "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: tunesmith {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=["none", "--help", "-h"])
+def test_help_names_every_command_with_its_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: Any = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for command, line in COMMANDS.items():
+        assert f"{command} {line}" in words
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == f"tunesmith {tunesmith.__version__}"
+
+
+def test_an_unknown_flag_of_the_command_itself_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--verson"])
+    assert caught.value.code == 2
+    assert "--verson" in capsys.readouterr().err
+
+
+def test_debug_raises_what_is_otherwise_a_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(RecipeError):
+        main(["trian", "--debug"])
+
+
+def test_an_interruption_is_exit_code_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any) -> str:
+        raise KeyboardInterrupt
+
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("builtins.input", interrupted)
+    assert main(["chat", str(tmp_path)]) == 130
+    assert "Stopped" in capsys.readouterr().err
+
+
+# ---- the whole job
+
+
+def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("python", "torch", "bitsandbytes", "memory free", "GFLOP/s", "float32 on cpu", "ready"):
+        assert word in out
+
+
+def test_plan_shows_the_plan_loads_no_weight_and_leaves_nothing(
+    tiny_model_folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"no weights at all")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["plan", "model", rows, "--num-train-epochs", "2", "--micro-batch-size", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "micro-batch-size → per_device_train_batch_size: 4" in out
+    for word in ("12 rows to train on", "'prompt' → 'completion'", "updates of 4 × 1", "NF4", "GB predicted"):
+        assert word in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_train_leaves_a_whole_run_and_chat_opens_it(
+    tiny_model_folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", str(tiny_model_folder), rows, "--max-steps", "2", "--val-size", "2", "--output-dir", "out"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "Done. The adapter is in out" in printed.out
+    assert "update 2/2" in printed.out
+    beside = {"run.yaml", "metrics.jsonl", "report.html", "README.md", "manifest.json"}
+    assert {path.name for path in Path("out").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", *beside}
+    assert [json.loads(line)["step"] for line in Path("out/metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+    assert main(["chat", "out", "--prompt", "The wind is cold.", "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out.endswith("\n")
+
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    assert main(arguments) == 2
+    assert "out is not empty" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before

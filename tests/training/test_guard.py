@@ -1,0 +1,93 @@
+"""Proves that each hard stop stops what it should, names it, and lets good training pass."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from tunesmith.errors import TrainingError
+from tunesmith.training.guard import check_changed, check_gradients, check_loss, check_norm, snapshot
+
+BAD = [float("nan"), float("inf"), float("-inf")]
+
+
+def adapter() -> dict[str, Parameter]:
+    return {"layer.lora_A": Parameter(torch.randn(2, 4)), "layer.lora_B": Parameter(torch.zeros(4, 2))}
+
+
+@pytest.mark.parametrize("loss", BAD)
+def test_a_loss_that_is_not_finite_stops_with_update_and_rows(loss: float) -> None:
+    with pytest.raises(TrainingError) as caught:
+        check_loss(loss, 7, ["a.jsonl line 3"])
+    assert str(loss) in caught.value.what
+    assert "update 7" in caught.value.what
+    assert "a.jsonl line 3" in caught.value.what
+    assert "not updated" in caught.value.what
+
+
+def test_of_many_rows_the_first_three_are_named_and_the_rest_counted() -> None:
+    with pytest.raises(TrainingError, match="line 1, line 2, line 3 and 2 more") as caught:
+        check_loss(float("nan"), 1, [f"line {n}" for n in range(1, 6)])
+    assert "line 4" not in caught.value.what
+
+
+@pytest.mark.parametrize("loss", [0.0, 1.5, 1e30])
+def test_a_finite_loss_passes(loss: float) -> None:
+    check_loss(loss, 1, ["row"])
+
+
+def test_a_tensor_without_gradient_stops_and_is_named() -> None:
+    parameters = adapter()
+    parameters["layer.lora_B"].grad = torch.zeros(4, 2)
+    with pytest.raises(TrainingError, match=r"1 of 2 adapter tensors got no gradient at update 1, first layer\.lora_A"):
+        check_gradients(parameters, 1)
+
+
+def test_a_gradient_of_zeros_is_a_gradient() -> None:
+    parameters = adapter()  # at the first update B is zero, so A's gradient is too
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    check_gradients(parameters, 1)
+
+
+@pytest.mark.parametrize("norm", BAD)
+def test_a_gradient_norm_that_is_not_finite_stops(norm: float) -> None:
+    with pytest.raises(TrainingError, match="update 9"):
+        check_norm(norm, 9)
+
+
+def test_a_finite_norm_passes() -> None:
+    check_norm(0.0, 1)
+    check_norm(1e20, 1)
+
+
+def test_an_adapter_as_it_was_stops() -> None:
+    parameters = adapter()
+    with pytest.raises(TrainingError, match="the same after training as before"):
+        check_changed(snapshot(parameters), parameters)
+
+
+def test_a_change_in_one_tensor_is_enough() -> None:
+    parameters = adapter()
+    before = snapshot(parameters)
+    with torch.no_grad():
+        parameters["layer.lora_B"][0, 0] = 1e-8
+    check_changed(before, parameters)
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_an_adapter_that_is_not_finite_at_the_end_stops_and_is_named(value: float) -> None:
+    parameters = adapter()
+    before = snapshot(parameters)
+    with torch.no_grad():
+        parameters["layer.lora_B"][3, 1] = value
+    with pytest.raises(TrainingError, match=r"layer\.lora_B is not finite"):
+        check_changed(before, parameters)
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    parameters = adapter()
+    before = snapshot(parameters)
+    with torch.no_grad():
+        parameters["layer.lora_B"].add_(1)
+    assert not before["layer.lora_B"].any()
+    assert not before["layer.lora_A"].requires_grad
