@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, speed_up
 from tunesmith.base.catalog import ModelSource, resolve
-from tunesmith.base.load import choose_compute, load_model, weight_bytes
+from tunesmith.base.load import choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader
@@ -133,7 +133,7 @@ def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int =
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
-    loaded = Loaded(weight_bytes(base), trainable, total, targets, linears, path)
+    loaded = Loaded(weight_bytes(base), quantised_share(base), trainable, total, targets, linears, path)
     watch(loaded)
     folder = _claim(recipe)
     steps = _train(model, loss_of, job, folder, watch)

@@ -45,9 +45,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: bytes by type, adapter parameters, targets, and how it will run."""
+    """What was loaded: bytes by type, share of linear weights that is quantised, adapter parameters, targets, and how it
+    will run."""
 
     bytes: dict[str, int]
+    quantised: float
     trainable: int
     total: int
     targets: list[str]

@@ -20,6 +20,7 @@ def run_facts(job: Prepared, loaded: Loaded, steps: Sequence[StepReport]) -> dic
             "base": job.source.base,
             "parameters": f"{loaded.total:,}, of them {loaded.trainable:,} trained ({loaded.trainable / loaded.total:.2%})",
             "weights": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in loaded.bytes.items()),
+            "quantised": f"{loaded.quantised:.0%} of the decoder's linear weights",
             "adapter": f"r {recipe.lora_r}, alpha {recipe.lora_alpha:g}, dropout {recipe.lora_dropout:g}",
             "adapted layers": ", ".join(loaded.targets),
             "compute": f"{str(job.compute.dtype).removeprefix('torch.')} on {job.compute.device}: {job.compute.reason}",

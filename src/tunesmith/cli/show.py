@@ -80,7 +80,8 @@ class Show:
     def _loaded(self, event: Loaded) -> None:
         sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in event.bytes.items())
         share = f"{event.trainable:,} of {event.total:,} parameters trained ({event.trainable / event.total:.2%})"
-        for line in (f"weights: {sizes}", f"{share}: {', '.join(event.targets)}", f"{event.linears}; {event.path}"):
+        quantised = f"; {event.quantised:.0%} of the linear weights are quantised" if event.quantised else ""
+        for line in (f"weights: {sizes}{quantised}", f"{share}: {', '.join(event.targets)}", f"{event.linears}; {event.path}"):
             self._line(Text(f"  {line}", "dim"))
 
     def _step(self, report: StepReport) -> None:
