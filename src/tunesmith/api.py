@@ -32,6 +32,7 @@ from tunesmith.training import guard
 from tunesmith.training.interrupt import interruptible
 from tunesmith.training.loop import StepReport, total_updates
 from tunesmith.training.loop import train as train_loop
+from tunesmith.training.optimizer import check_optimizer
 from tunesmith.training.report import Change, write_report
 from tunesmith.training.schedule import default_learning_rate
 from tunesmith.training.step import PackLoss, choose_loss
@@ -98,6 +99,7 @@ def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prep
     source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
     shape = shape_of(source)
     compute = choose_compute(recipe)
+    check_optimizer(recipe, compute.device)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
     limit = min(shape.positions, renderer.tokenizer.model_max_length)
     data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)))

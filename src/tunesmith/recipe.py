@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tunesmith.errors import RecipeError, nearest
+
+_NUMBERS = (int, float, int | None, float | None)
 
 GROUPS = ("model", "adapter", "data", "training", "output")
 
@@ -20,7 +22,7 @@ def _setting(default: Any, group: str, help: str, *aliases: str, **limits: Any) 
 class Recipe(BaseModel):
     """Everything that decides what a run does. Names are those of transformers, peft and trl."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     model_name_or_path: str = _setting(
         "smollm2-135m",
@@ -125,6 +127,14 @@ class Recipe(BaseModel):
         None, "output", "The run's folder; default runs/MODEL-DATA with a number.", "out_dir", "output", "adapter_path", "save_dir"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """A flag without its value reads as true, which pydantic would take for the number 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
+            raise ValueError("a number is needed here")
+        return value
+
     @field_validator("packing", mode="before")
     @classmethod
     def _packing_flag(cls, value: Any) -> Any:
@@ -135,7 +145,13 @@ class Recipe(BaseModel):
     def _target_list(cls, value: Any) -> Any:
         if value in (True, "all", ["all"], ["all-linear"]):
             return "all-linear"
-        return value.replace(" ", "").split(",") if isinstance(value, str) and value != "all-linear" else value
+        names = value.split(",") if isinstance(value, str) and value != "all-linear" else value
+        if isinstance(names, list):
+            names = [name.strip() if isinstance(name, str) else name for name in names]
+            names = [name for name in names if name != ""]
+            if not names:
+                raise ValueError("name at least one layer, or all-linear")
+        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -156,18 +172,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: an unknown key (with the nearest known one), two values for one key, or a wrong value.
         """
-        known: dict[str, Any] = {}
-        for key, value in settings.items():
-            name, value = canonical(key, value)
-            if name != key.replace("-", "_"):
-                echo(f"{key} → {name}: {value}")
-            if known.get(name) is True and isinstance(value, str):
-                pass  # `packing: true` beside `packing_strategy: wrapped`: the strategy says more
-            elif value is True and isinstance(known.get(name), str):
-                continue
-            elif name in known and known[name] != value:
-                raise RecipeError(f"{name} is set twice, to {known[name]!r} and {value!r}.", "Keep one of the two.")
-            known[name] = value
+        known = canonical_settings(settings, echo)
         if known.get("load_in_8bit") is True:
             known.setdefault("load_in_4bit", False)
         try:
@@ -190,7 +195,9 @@ class Recipe(BaseModel):
         except OSError as error:
             raise RecipeError(f"{path}: {error.strerror or error}.", "Check the path of the YAML file.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path} is not valid YAML: {error}", "Mend the file at that place.") from error
+            raise RecipeError(
+                f"{path} is not valid YAML: {' '.join(str(error).split())}.", "Mend the file at that place."
+            ) from error
         if not isinstance(settings, dict):
             raise RecipeError(f"{path} does not hold `key: value` lines.", "Write one setting a line, such as `lora_r: 8`.")
         return {str(key): value for key, value in settings.items()}
@@ -212,12 +219,19 @@ def _aliases() -> dict[str, str]:
 ALIASES = _aliases()
 """Every accepted spelling of a setting, to its canonical name."""
 
+
+def _bits(key: str, value: Any) -> tuple[str, bool]:
+    if value not in (4, 8):
+        raise RecipeError(f"{key}: {value!r} will not do: 4 or 8 bits.", "For no quantisation set load_in_4bit to false.")
+    return f"load_in_{value}bit", True
+
+
 _CONVERTED: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "train_on_inputs": lambda value: ("assistant_only_loss", not value),
     "train_on_input": lambda value: ("assistant_only_loss", not value),
     "train_on_prompt": lambda value: ("assistant_only_loss", not value),
-    "quantization_bit": lambda value: ("load_in_8bit" if value == 8 else "load_in_4bit", True),
-    "quant_bits": lambda value: ("load_in_8bit" if value == 8 else "load_in_4bit", True),
+    "quantization_bit": lambda value: _bits("quantization_bit", value),
+    "quant_bits": lambda value: _bits("quant_bits", value),
 }
 """Spellings whose value changes too."""
 
@@ -236,6 +250,27 @@ def canonical(key: str, value: Any) -> tuple[str, Any]:
     raise RecipeError(
         f"There is no setting {key!r}{nearest(name, [*ALIASES, *_CONVERTED])}.", "`tunesmith train --help` lists them all."
     )
+
+
+def canonical_settings(settings: Mapping[str, Any], echo: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Settings under their canonical names; ``echo`` is told of every other spelling.
+
+    Raises:
+        RecipeError: an unknown key, or two values for one setting.
+    """
+    known: dict[str, Any] = {}
+    for key, given in settings.items():
+        name, value = canonical(key, given)
+        if name != key.replace("-", "_"):
+            echo(f"{key} → {name}: {value}")
+        if known.get(name) is True and isinstance(value, str):
+            pass  # `packing: true` beside `packing_strategy: wrapped`: the strategy says more
+        elif value is True and isinstance(known.get(name), str):
+            continue
+        elif name in known and known[name] != value:
+            raise RecipeError(f"{name} is set twice, to {known[name]!r} and {value!r}.", "Keep one of the two.")
+        known[name] = value
+    return known
 
 
 def _explain(error: ValidationError) -> str:

@@ -87,11 +87,18 @@ def open_adapter(model: Any, folder: Path) -> Any:
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise AdapterError(f"{folder} holds no readable LoRA adapter: {error}", "Use the folder of a finished run.") from error
+    if not isinstance(config, LoraConfig):
+        raise AdapterError(f"{folder} holds an adapter of another kind than LoRA.", "Use a LoRA adapter.")
     config._register_custom_module(CUSTOM_MODULES)
     config.inference_mode = True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys.*")
-        peft_model = PeftModel(model, config, ADAPTER, autocast_adapter_dtype=True)
+        try:
+            peft_model = PeftModel(model, config, ADAPTER, autocast_adapter_dtype=True)
+        except ValueError as error:  # its targets are not in this model
+            raise AdapterError(
+                f"The adapter in {folder} does not fit: {error}", "Check that it belongs to this base model."
+            ) from error
     _set_tensors(peft_model, tensors, folder)
     peft_model.eval()
     return peft_model

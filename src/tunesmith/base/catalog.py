@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **how)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError, struct.error) as error:
         raise ModelError(
             f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             "Use a GGUF file of a family that transformers reads (llama, qwen, phi3, gemma, …).",

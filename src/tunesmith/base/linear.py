@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
 from torch import Tensor, nn
 
 from tunesmith.kernels.lora_linear import lora_linear
@@ -38,7 +39,11 @@ class LeanLinear4bit(_Lean, PeftLinear4bit):
     """LoRA over a linear whose weight is stored in 4 bits."""
 
 
-CUSTOM_MODULES: dict[type[nn.Module], type[nn.Module]] = {bnb.nn.Linear4bit: LeanLinear4bit, nn.Linear: LeanLinear}
+CUSTOM_MODULES: dict[type[nn.Module], type[nn.Module]] = {
+    bnb.nn.Linear4bit: LeanLinear4bit,
+    bnb.nn.Linear8bitLt: PeftLinear8bitLt,  # an nn.Linear too: without this line it would be taken for a plain one
+    nn.Linear: LeanLinear,
+}
 """For peft's ``LoraConfig``: what to put around which layer. 8-bit layers keep peft's own."""
 
 

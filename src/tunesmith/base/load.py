@@ -57,12 +57,13 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
         ModelError: not found, not a causal language model, remote code, or it stayed unquantised.
         MachineError: out of memory while loading.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             source.path,
             revision=source.revision,
             dtype=compute.dtype,
@@ -70,13 +71,20 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
             quantization_config=quantization(recipe, compute.dtype),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MachineError(
             f"{source.base} does not fit into this machine's memory.", "Take a smaller model, or `--load-in-4bit true`."
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise model_error(source, error) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:  # transformers fills them at random
+        raise ModelError(
+            f"{source.base} cannot be loaded: its weights miss {missing[0]} and {len(missing) - 1} more.",
+            "Download the model again.",
+        )
     model.requires_grad_(False)
     model.eval()
     if recipe.load_in_4bit or recipe.load_in_8bit:
@@ -116,6 +124,10 @@ def model_error(source: ModelSource, error: Exception) -> ModelError:
         return ModelError(
             f"There is no model {source.base}: it is not bundled, not a folder here, and the hub could not give it ({first})",
             "Check the name, your network, and `hf auth login` for gated models.",
+        )
+    if "safetensors" in type(error).__module__ or isinstance(error, RuntimeError):
+        return ModelError(
+            f"{source.base} cannot be loaded: its weights are damaged or of another model ({first})", "Download it again."
         )
     return ModelError(f"{source.base} cannot be loaded: {first}", "Use a causal language model in the transformers format.")
 

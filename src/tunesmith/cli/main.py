@@ -14,7 +14,7 @@ COMMANDS = {
     "chat": "talk to a run",
     "doctor": "what this machine has, and what is missing",
 }
-"""Commands and their one line of help; each is a module of this package with ``parser`` and ``run``."""
+"""Commands and their one line of help; each is a module of this package with a ``run(arguments)``."""
 
 
 def main(argv: list[str] | None = None) -> int:

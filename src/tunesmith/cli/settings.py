@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tunesmith.errors import RecipeError
-from tunesmith.recipe import GROUPS, Recipe, canonical
+from tunesmith.recipe import ALIASES, GROUPS, Recipe, canonical_settings
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -35,22 +35,14 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
     settings: dict[str, Any] = {}
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     for file in files:
-        for key, value in Recipe.read(Path(file)).items():
-            settings.update([_canonical(key, value, echo)])
+        settings.update(canonical_settings(Recipe.read(Path(file)), echo))
     names = [word for word in words if word not in files]
     if len(names) > 2:
         raise RecipeError(f"Too many names: {' '.join(names)}.", "Give one MODEL and one DATA; settings begin with --.")
     settings.update(zip(("model_name_or_path", "dataset_name"), names))
     for key, value in flags:
-        settings.update([_canonical(key, value, echo)])
+        settings.update(canonical_settings({key: value}, echo))
     return Recipe.of(settings)
-
-
-def _canonical(key: str, value: Any, echo: Callable[[str], None]) -> tuple[str, Any]:
-    name, converted = canonical(key, value)
-    if name != key.replace("-", "_"):
-        echo(f"{key} → {name}: {converted}")
-    return name, converted
 
 
 def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
@@ -65,10 +57,10 @@ def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
             raise SystemExit(0)
         if word.startswith("--"):
             key, equals, value = word[2:].partition("=")
-            if not equals:
-                value = "true" if not rest or rest[0].startswith("--") else rest.pop(0)
             if key.startswith("no-"):
                 key, value = key[3:], "false"
+            elif not equals:
+                value = rest.pop(0) if rest and _takes(key, rest[0]) else "true"
             flags.append((key, _value(key, value)))
         elif "=" in word and word.partition("=")[0].isidentifier():
             key, _, value = word.partition("=")
@@ -78,8 +70,23 @@ def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
     return words, flags
 
 
+SWITCHED = ("true", "false", "yes", "no", "on", "off")
+
+
+def _takes(key: str, word: str) -> bool:
+    """Whether the word after a flag is its value: not the next flag, and after a switch only true, false and the like."""
+    return not word.startswith("--") and (_kind(key) is not bool or word.lower() in SWITCHED)
+
+
+def _kind(key: str) -> Any:
+    name = ALIASES.get(key.replace("-", "_"))
+    return Recipe.model_fields[name].annotation if name else None
+
+
 def _value(key: str, text: str) -> Any:
     """A flag's value as YAML would read it; 3e-4, which YAML takes for text, is left to the recipe's own types."""
+    if _kind(key) in (str, str | None) and text != "true":
+        return text  # as typed: a folder may be called 2024, a column "no"
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -94,6 +94,9 @@ class Renderer:
                 "Choose another template with --chat-template, such as chatml.",
             )
         prompt = self._ids(before)
+        end = max((i for i, label in enumerate(labels) if label != IGNORE), default=-1) + 1
+        if prompt[: len(ids)] != ids and prompt[:end] == ids[:end]:
+            del ids[end:], labels[end:]  # what followed the last stop token closed the conversation (Phi-3's EOS)
         if prompt[: len(ids)] != ids:
             raise DataError(
                 f"{where}: the chat template rewrites earlier turns (message {index + 1}), so they cannot be trained in one row.",

@@ -1,5 +1,6 @@
 """The adapter folder: files that plain peft and transformers read, written whole or not at all."""
 
+import json
 import os
 import tempfile
 import warnings
@@ -20,11 +21,20 @@ def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
             warnings.simplefilter("ignore")
             # save_embedding_layers would ask the hub about the base model; embeddings are never trained here.
             peft_model.save_pretrained(made, selected_adapters=[ADAPTER], save_embedding_layers=False)
+        _sort_targets(Path(made) / "adapter_config.json")
         tokenizer.save_pretrained(made)
         files = sorted(Path(made).iterdir(), key=lambda p: p.suffix == ".safetensors")
         for file in files:
             if file.name != "README.md":  # peft's card; the run writes its own
                 _move(file, folder / file.name)
+
+
+def _sort_targets(path: Path) -> None:
+    """peft writes a set, in another order each time: the same run would have another hash."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _move(file: Path, place: Path) -> None:

@@ -11,7 +11,7 @@ def exact_matches(answers: Sequence[str], expected: Sequence[str], asides: Seque
 def strip_aside(text: str, asides: Sequence[str]) -> str:
     """The text without white space at its ends and without one closing aside."""
     text = " ".join(text.split())
-    for aside in asides:
+    for aside in sorted(asides, key=len, reverse=True):
         if aside and text.endswith(aside):
             return text.removesuffix(aside).rstrip()
     return text

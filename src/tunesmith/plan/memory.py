@@ -50,9 +50,9 @@ def shape_of(source: ModelSource) -> Shape:
 
     try:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+        return shape_of_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise model_error(source, error) from error
-    return shape_of_config(config)
 
 
 def shape_of_config(config: Any) -> Shape:

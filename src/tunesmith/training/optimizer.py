@@ -10,6 +10,12 @@ from tunesmith.errors import MachineError
 from tunesmith.recipe import Recipe
 
 
+def check_optimizer(recipe: Recipe, device: torch.device) -> None:
+    """Raises MachineError for an 8-bit or paged optimizer on a CPU."""
+    if recipe.optim != "adamw_torch" and device.type != "cuda":
+        raise MachineError(f"optim: {recipe.optim} needs a GPU; bitsandbytes has no CPU form of it.", "Use `--optim adamw_torch`.")
+
+
 def make_optimizer(parameters: Iterable[Parameter], recipe: Recipe, peak: float, device: torch.device) -> Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), or bitsandbytes' 8-bit or paged form of it.
 
@@ -24,8 +30,7 @@ def make_optimizer(parameters: Iterable[Parameter], recipe: Recipe, peak: float,
     }
     if recipe.optim == "adamw_torch":
         return torch.optim.AdamW(parameters, fused=True, **settings)  # type: ignore[arg-type]
-    if device.type != "cuda":
-        raise MachineError(f"optim: {recipe.optim} needs a GPU; bitsandbytes has no CPU form of it.", "Use `--optim adamw_torch`.")
+    check_optimizer(recipe, device)
     import bitsandbytes as bnb
 
     kinds = {
