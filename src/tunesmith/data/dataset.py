@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.data.formats import Columns, Conversation, find_columns, to_conversations
 from tunesmith.data.packing import plan_rows
 from tunesmith.data.render import IGNORE, Example, Renderer, cut
-from tunesmith.data.sources import BUNDLED_COLUMNS, Row, load_rows
+from tunesmith.data.sources import Row, is_bundled, load_rows
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 
@@ -71,18 +71,18 @@ def prepare(
         cut_rows = lost = 0
     else:
         examples, cut_rows, lost = cut(examples, max_length)
-    trained = sum(example.trained for example in examples)
+    packed = plan_rows([e for e in examples if e.trained], recipe.packing, max_length)
+    trained = sum(example.trained for row in packed for example in row)
     if trained == 0:
         raise DataError(
             f"No answer token is left to train on: max_length {max_length} cuts every answer off.",
             f"Raise max_length; {longest} cuts nothing.",
         )
-    packed = plan_rows([e for e in examples if e.trained], recipe.packing, max_length)
-    held_out, _, _ = cut(renderer.examples(questions), max(max_length, longest))
+    held_out, _, _ = cut(renderer.examples(questions), model_limit)
     facts = DataFacts(
         len(conversations), len(questions), columns.describe(), max_length, longest, cut_rows, lost, len(packed),
         sum(len(e.input_ids) for row in packed for e in row),
-        sum(e.trained for row in packed for e in row),
+        trained,
         fingerprint(conversations),
     )  # fmt: skip
     return Dataset(packed, [e for e in held_out if e.trained], questions, facts, _asides(recipe.dataset_name, rows))
@@ -90,12 +90,13 @@ def prepare(
 
 def _hold_out(recipe: Recipe, conversations: list[Conversation], columns: Columns) -> tuple[list[Conversation], list[Conversation]]:
     """Rows to train on and rows held out: a file of its own, the bundled test split, or a seeded draw."""
-    if recipe.eval_dataset or (recipe.dataset_name in BUNDLED_COLUMNS and not recipe.val_size):
+    if recipe.eval_dataset or (is_bundled(recipe.dataset_name) and not recipe.val_size):
         name, split = (recipe.eval_dataset, "train") if recipe.eval_dataset else (recipe.dataset_name, "test")
         rows = load_rows(name, split)
         kept = columns if set(_names(columns)) <= set(rows[0].values) else find_columns(rows, name)
         return conversations, to_conversations(rows, kept)
-    count = round(recipe.val_size * len(conversations)) if recipe.val_size < 1 else int(recipe.val_size)
+    share = recipe.val_size * len(conversations)
+    count = max(round(share), int(share > 0)) if recipe.val_size < 1 else int(recipe.val_size)
     if count >= len(conversations):
         raise DataError(
             f"val_size {recipe.val_size} holds out all {len(conversations)} rows; none is left to train on.", "Lower val_size."
@@ -111,7 +112,7 @@ def _names(columns: Columns) -> list[str]:
 
 def _asides(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
     """What translation_extra adds to translation in the bundled data."""
-    if name not in BUNDLED_COLUMNS:
+    if not is_bundled(name):
         return ()
     added = {row.values["translation_extra"].removeprefix(row.values["translation"]).strip() for row in rows}
     return tuple(sorted(added - {""}))

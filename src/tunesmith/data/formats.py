@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.data.sources import BUNDLED_COLUMNS, Row
+from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
 from tunesmith.errors import DataError, nearest
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -67,7 +67,7 @@ def find_columns(
             )
     if messages or prompt:
         return Columns(messages, prompt, completion)
-    if name in BUNDLED_COLUMNS:
+    if is_bundled(name):
         return Columns(None, *BUNDLED_COLUMNS[name])
     if "messages" in there:
         return Columns("messages")
@@ -129,6 +129,8 @@ def _message(item: Any, where: str) -> Message:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where} is {_kind(value)}, not text.", "Give it text or remove the row.")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{where} holds half a character (a lone surrogate).", "Mend the text or remove the row.")
     return value
 
 

@@ -75,17 +75,26 @@ class Renderer:
         self._refuse_controls(messages, conversation.where)
         ids: list[int] = []
         labels: list[int] = []
+        done, rest = "", list[int]()
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
-                self._turn(messages, index, ids, labels, conversation.where)
+                done, rest = self._turn(messages, index, done, ids, labels, conversation.where)
         if self.assistant_only:
-            return Example(ids, labels, conversation.where)
+            return Example(ids + rest, labels + [IGNORE] * len(rest), conversation.where)
         text = self._text(messages, False)
         whole = self._ids(text)
         return Example(whole, list(whole), conversation.where)
 
-    def _turn(self, messages: list[dict[str, str]], index: int, ids: list[int], labels: list[int], where: str) -> None:
-        """Extend ids and labels by everything up to the end of the assistant turn ``messages[index]``."""
+    def _turn(
+        self, messages: list[dict[str, str]], index: int, done: str, ids: list[int], labels: list[int], where: str
+    ) -> tuple[str, list[int]]:
+        """Extend ids and labels, which spell ``done``, up to the stop token of the assistant turn ``messages[index]``.
+        Gives the text they now spell, and the tokens that close the turn should nothing follow it."""
+        if index == 0:
+            raise DataError(
+                f"{where}: the assistant speaks first, and a chat template makes no prompt of nothing.",
+                "Begin with a user or system message.",
+            )
         before, after = self._text(messages[:index], True), self._text(messages[: index + 1], False)
         if not after.startswith(before):
             raise DataError(
@@ -93,23 +102,26 @@ class Renderer:
                 "answer begins cannot be known.",
                 "Choose another template with --chat-template, such as chatml.",
             )
-        prompt = self._ids(before)
-        end = max((i for i, label in enumerate(labels) if label != IGNORE), default=-1) + 1
-        if prompt[: len(ids)] != ids and prompt[:end] == ids[:end]:
-            del ids[end:], labels[end:]  # what followed the last stop token closed the conversation (Phi-3's EOS)
-        if prompt[: len(ids)] != ids:
+        if not before.startswith(done):
             raise DataError(
                 f"{where}: the chat template rewrites earlier turns (message {index + 1}), so they cannot be trained in one row.",
                 "Split the conversation so that each row ends with one answer.",
             )
-        labels.extend([IGNORE] * (len(prompt) - len(ids)))
-        ids[:] = prompt
-        whole = self._ids(after)
+        prompt = self._continue(ids, done, before)
+        labels.extend([IGNORE] * len(prompt))
+        ids.extend(prompt)
         # A token may straddle prompt and answer; generation will see the prompt's own tokens, so training must too.
-        answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(after[len(before) :])
+        answer = self._continue(ids, before, after)
         end = self._stop(answer, where)
-        ids.extend(answer)
-        labels.extend(answer[:end] + [IGNORE] * (len(answer) - end))
+        ids.extend(answer[:end])
+        labels.extend(answer[:end])
+        stop = self.tokenizer.convert_ids_to_tokens(self.stop_token_id)
+        return after[: after.rindex(stop) + len(stop)], answer[end:]
+
+    def _continue(self, ids: list[int], done: str, text: str) -> list[int]:
+        """Tokens by which ``ids``, which spell ``done``, become ``text``; no token joins the two."""
+        whole = self._ids(text)
+        return whole[len(ids) :] if whole[: len(ids)] == ids else self._ids(text[len(done) :])
 
     def _stop(self, answer: list[int], where: str) -> int:
         """Tokens of the answer that are trained: up to and including the stop token."""

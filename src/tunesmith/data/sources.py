@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,14 @@ def load_rows(name: str, split: str = "train", config: str | None = None, limit:
     return rows
 
 
+def is_bundled(name: str) -> bool:
+    """Whether the name means bundled data: a file or folder of that name here goes before it."""
+    return name in BUNDLED_COLUMNS and not Path(name).exists()
+
+
 def _rows_of(name: str, split: str, config: str | None) -> Iterator[Row]:
     path = Path(name).expanduser()
-    if name in BUNDLED_COLUMNS and not path.exists():
+    if is_bundled(name):
         return _bundled(name, split)
     if path.is_dir():
         return _folder(path, split)
@@ -67,7 +73,13 @@ def _folder(folder: Path, split: str) -> Iterator[Row]:
         from datasets import DatasetDict, load_from_disk
 
         saved = load_from_disk(str(folder))
-        yield from _dataset(saved[split] if isinstance(saved, DatasetDict) else saved, str(folder))
+        if isinstance(saved, DatasetDict):
+            if split not in saved:
+                raise DataError(
+                    f"{folder} has no split {split!r}{nearest(split, saved)}; it has {', '.join(saved)}.", "Name one of them."
+                )
+            saved = saved[split]
+        yield from _dataset(saved, str(folder))
         return
     files = sorted(path for path in folder.iterdir() if _plain_suffix(path) in SUFFIXES)
     if not files:
@@ -113,9 +125,22 @@ def _file(path: Path) -> Iterator[Row]:
         with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
             yield from readers[suffix](file, path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+        raise DataError(f"{path} line {_bad_line(path)} is not UTF-8 text: {error.reason}.", "Save it as UTF-8.") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cut short: {error}", "Fetch or compress it again.") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}.", "Check the file and its permissions.") from error
+
+
+def _bad_line(path: Path) -> int:
+    """The first line that is not UTF-8; a decoder reads ahead, so its own place is of no use."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return number
 
 
 def _jsonl(file: TextIO, path: Path) -> Iterator[Row]:
@@ -131,11 +156,13 @@ def _json(file: TextIO, path: Path) -> Iterator[Row]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        if text.lstrip().startswith("{") and "\n" in text.strip():  # JSON lines under a .json name are common
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):  # JSON lines under a .json name are common
             file.seek(0)
             yield from _jsonl(file, path)
             return
         raise DataError(f"{path} line {error.lineno}: {error.msg}.", "Mend the JSON there.") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply.", "Write a list of objects.") from error
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else [content]
@@ -172,7 +199,7 @@ def _csv(file: TextIO, path: Path) -> Iterator[Row]:
                 )
             yield Row(dict(values), f"{path} line {reader.line_num}")
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}.", "Mend the row there.") from error
+        raise DataError(f"{path} line {reader.reader.line_num}: {error}.", "Mend the row there.") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:
