@@ -93,7 +93,7 @@ def test_held_out_rows_are_never_trained_on(run, tiny_model_folder, data):
     from tunesmith.api import prepare_run
     from tunesmith.recipe import Recipe
 
-    job, renderer = prepare_run(Recipe.of({"model_name_or_path": str(tiny_model_folder), "dataset_name": str(data), "val_size": 4}))
+    job, _ = prepare_run(Recipe.of({"model_name_or_path": str(tiny_model_folder), "dataset_name": str(data), "val_size": 4}))
     trained = {tuple(e.input_ids) for row in job.data.rows for e in row}
     assert len(job.data.held_out) == 4
     assert not trained & {tuple(e.input_ids) for e in job.data.held_out}
@@ -108,7 +108,8 @@ def test_a_taken_folder_is_refused_and_left_alone(run, tiny_model_folder, data):
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_model_folder, data, tmp_path):
     with pytest.raises(TrainingError, match="update"):
-        ts.train(str(tiny_model_folder), str(data), learning_rate=1e30, max_grad_norm=0, max_steps=20, output_dir=str(tmp_path / "r"))
+        settings = {"learning_rate": 1e30, "max_grad_norm": 0, "max_steps": 20}
+        ts.train(str(tiny_model_folder), str(data), output_dir=str(tmp_path / "r"), **settings)
     assert not (tmp_path / "r" / "adapter_model.safetensors").exists()
 
 

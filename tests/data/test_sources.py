@@ -247,3 +247,12 @@ def test_a_name_the_hub_does_not_give_is_refused_with_the_reason_in_one_line(mon
     assert "someone/rows" in refusal
     assert (str(error).splitlines() or [type(error).__name__])[0] in refusal
     assert "\n" not in refusal
+
+
+def test_a_folders_files_named_after_splits_are_splits(tmp_path):
+    for name in ("train-1", "train-2", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "completion": "x"}) + "\n")
+    assert [row.values["prompt"] for row in load_rows(str(tmp_path))] == ["train-1", "train-2"]
+    assert [row.values["prompt"] for row in load_rows(str(tmp_path), "test")] == ["test"]
+    with pytest.raises(DataError, match="no file for the split 'validation'"):
+        load_rows(str(tmp_path), "validation")

@@ -21,7 +21,8 @@ def test_the_settings_page_is_the_recipe():
 def test_the_readmes_commands_exist():
     from tunesmith.cli.main import COMMANDS
 
-    used = set(re.findall(r"^tunesmith (\w+)", README, re.M))
+    blocks = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)
+    used = set(re.findall(r"^tunesmith (\w+)", "".join(blocks), re.M))
     assert used
     assert used <= set(COMMANDS)
 

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 @pytest.fixture
 def data(tmp_path):
     path = tmp_path / "rows.jsonl"
-    rows = [{"prompt": f"the {a} is {b}", "completion": f"{b}, the {a} is"} for a in ("wind", "camp", "table") for b in ("cold", "kind")]
+    pairs = [(a, b) for a in ("wind", "camp", "table") for b in ("cold", "kind")]
+    rows = [{"prompt": f"the {a} is {b}", "completion": f"{b}, the {a} is"} for a, b in pairs]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
     return path
 
@@ -22,8 +23,8 @@ def test_fp32_losses_equal_the_cpus(tiny_model_folder, data, tmp_path):
     losses = {}
     for device in ("cpu", "cuda"):
         run = ts.train(
-            str(tiny_model_folder), str(data), device=device, dtype="float32", load_in_4bit=False, lora_dropout=0, learning_rate=3e-3,
-            max_steps=6,
+            str(tiny_model_folder), str(data), device=device, dtype="float32", load_in_4bit=False, lora_dropout=0,
+            learning_rate=3e-3, max_steps=6,
             per_device_train_batch_size=6, output_dir=str(tmp_path / device),
         )  # fmt: skip
         losses[device] = [m["loss"] for m in run.metrics]

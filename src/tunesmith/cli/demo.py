@@ -1,8 +1,6 @@
 """`tunesmith demo`: the whole job on the bundled model and data, with the proof on held-out rows."""
 
-import argparse
-
-from tunesmith.cli.settings import add_settings, read_settings
+from tunesmith.cli.settings import parse
 
 RECIPE = {"num_train_epochs": 1.0}
 """What the demo sets; all else is default."""
@@ -10,20 +8,14 @@ RECIPE = {"num_train_epochs": 1.0}
 
 def run(arguments: list[str]) -> int:
     """Train, then show what changed on every held-out row."""
-    parser = argparse.ArgumentParser(
-        prog="tunesmith demo",
-        usage="tunesmith demo [--setting VALUE …]",
-        description="Tune the bundled model to speak like Yoda.",
-    )
-    add_settings(parser)
     settings = [f"--{key}={value}" for key, value in RECIPE.items()]
-    recipe = read_settings(parser, [*settings, *arguments], lambda line: None)
+    recipe, aliases = parse("demo", "Tune the bundled model to speak like Yoda.", [*settings, *arguments])
 
     from tunesmith.api import run_recipe
     from tunesmith.cli.show import Show, change_table, console, next_commands
 
     console.print("[bold]tunesmith demo[/]: teaching a small chat model to speak like Yoda\n")
-    with Show() as show:
+    with Show(aliases) as show:
         result = run_recipe(recipe, show, samples=10_000)
     changes = result.changes
     console.print(change_table(changes))

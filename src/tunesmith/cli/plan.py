@@ -1,26 +1,15 @@
 """`tunesmith plan MODEL DATA [run.yaml] [--settings]`: the plan alone; no weight is loaded."""
 
-import argparse
-
-from tunesmith.cli.settings import add_settings, read_settings
+from tunesmith.cli.settings import parse
 
 
 def run(arguments: list[str]) -> int:
     """Show what the run would take."""
-    parser = argparse.ArgumentParser(
-        prog="tunesmith plan",
-        usage="tunesmith plan [MODEL] [DATA] [run.yaml] [--setting VALUE …]",
-        description="What a run would take here.",
-    )
-    add_settings(parser)
-    aliases: list[str] = []
-    recipe = read_settings(parser, arguments, aliases.append)
+    recipe, aliases = parse("plan", "What a run would take here.", arguments)
 
     from tunesmith.api import prepare_run
-    from tunesmith.cli.show import Show, console
+    from tunesmith.cli.show import Show
 
-    for line in aliases:
-        console.print(f"  {line}", style="dim", markup=False)
-    with Show() as show:
+    with Show(aliases) as show:
         prepare_run(recipe, show)
     return 0

@@ -23,6 +23,19 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe, list[str]]:
+    """The recipe of a command's arguments, and a line for every setting that was given under another tool's name.
+
+    Raises:
+        RecipeError: see `read_settings`.
+    """
+    usage = f"tunesmith {command} [MODEL] [DATA] [run.yaml] [--setting VALUE …]"
+    parser = argparse.ArgumentParser(prog=f"tunesmith {command}", usage=usage, description=description)
+    add_settings(parser)
+    aliases: list[str] = []
+    return read_settings(parser, arguments, aliases.append), aliases
+
+
 def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: Callable[[str], None]) -> Recipe:
     """The recipe of a command line: YAML first, then MODEL and DATA, then flags, each winning over the one before.
 

@@ -1,6 +1,7 @@
 """What a run looks like on a terminal: notes, the plan, a progress bar, tables."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -27,9 +28,15 @@ class _Rate(ProgressColumn):
 
 
 class Show:
-    """Watches a run and draws it; on anything but a terminal it prints lines instead of a bar."""
+    """Watches a run and draws it; on anything but a terminal it prints lines instead of a bar.
 
-    def __init__(self) -> None:
+    Args:
+        notes: lines to print first.
+    """
+
+    def __init__(self, notes: Sequence[str] = ()) -> None:
+        for line in notes:
+            self._line(Text(f"  {line}", "dim"))
         self.bar = Bar(
             TextColumn("{task.description:>9}"), BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[loss]}"), _Rate(), console=console, transient=False,

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,8 +85,19 @@ def _folder(folder: Path, split: str) -> Iterator[Row]:
     files = sorted(path for path in folder.iterdir() if _plain_suffix(path) in SUFFIXES)
     if not files:
         raise DataError(f"The folder {folder} holds no data file.", f"Put {', '.join(SUFFIXES)} files in it.")
-    for path in files:
+    # Files named after splits are splits, as on the hub: the test file of a folder is not for training.
+    named = [path for path in files if _split_of(path)]
+    if named and not any(_split_of(path) == split for path in files):
+        raise DataError(f"{folder} has no file for the split {split!r}, only {named[0].name} and the like.", "Name a file of it.")
+    for path in [path for path in files if _split_of(path) == split] if named else files:
         yield from _file(path)
+
+
+def _split_of(path: Path) -> str | None:
+    """The split a file's name begins with: train-00001.parquet is train, dev.jsonl validation."""
+    word = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
+    return {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation",
+            "dev": "validation", "eval": "validation"}.get(word)  # fmt: skip
 
 
 def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
