@@ -107,8 +107,8 @@ def test_a_taken_folder_is_refused_and_left_alone(run, tiny_model_folder, data):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_model_folder, data, tmp_path):
+    settings = {"learning_rate": 1e30, "max_grad_norm": 0, "max_steps": 20}
     with pytest.raises(TrainingError, match="update"):
-        settings = {"learning_rate": 1e30, "max_grad_norm": 0, "max_steps": 20}
         ts.train(str(tiny_model_folder), str(data), output_dir=str(tmp_path / "r"), **settings)
     assert not (tmp_path / "r" / "adapter_model.safetensors").exists()
 

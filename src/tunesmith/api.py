@@ -128,6 +128,7 @@ def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int =
     recipe = job.recipe
     watch(Note(f"Loading {job.source.base}"))
     base = load_model(job.source, recipe, job.compute)
+    stored, quantised = weight_bytes(base), quantised_share(base)
     model = attach(base, recipe, job.source.base, job.source.revision)
     linears = speed_up(model, job.compute.dtype, job.plan.keep)
     loss_of, path = choose_loss(base)
@@ -135,7 +136,7 @@ def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int =
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
-    loaded = Loaded(weight_bytes(base), quantised_share(base), trainable, total, targets, linears, path)
+    loaded = Loaded(stored, quantised, trainable, total, targets, linears, path)
     watch(loaded)
     folder = _claim(recipe)
     steps = _train(model, loss_of, job, folder, watch)

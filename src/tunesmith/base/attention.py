@@ -45,9 +45,10 @@ AttentionMaskInterface.register(NAME, _no_mask)
 @contextmanager
 def segments_attention(model: Any) -> Iterator[None]:
     """Within this block the model's attention takes ``segments=…`` instead of a mask."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    # What set_attn_implementation ends in, without its walk over all modules: this runs at every step.
+    config = model.config
+    before, config._attn_implementation = config._attn_implementation, NAME
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        config._attn_implementation = before

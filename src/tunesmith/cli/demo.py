@@ -2,8 +2,8 @@
 
 from tunesmith.cli.settings import parse
 
-RECIPE = {"num_train_epochs": 1.0}
-"""What the demo sets; all else is default."""
+RECIPE = {"num_train_epochs": 0.9, "per_device_train_batch_size": 12, "learning_rate": 3e-3, "lora_dropout": 0.0}
+"""What the demo sets; all else is default. Less than one pass over rows of one kind: a high rate, no dropout."""
 
 
 def run(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from tunesmith.plan.memory import Memory, Shape, available_bytes, predict_memory
 from tunesmith.plan.speed import SHARE_OF_STEP, flops, measure_flops
 from tunesmith.recipe import Recipe
 
-PROCESS_BYTES = 700 * 2**20
+PROCESS_BYTES = 1024 * 2**20
 """Python, torch and transformers themselves, before any weight (measured resident size)."""
 
 

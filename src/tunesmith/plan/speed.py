@@ -6,7 +6,7 @@ import torch
 
 from tunesmith.plan.memory import Shape
 
-SHARE_OF_STEP = 0.72
+SHARE_OF_STEP = 0.6
 """Share of a step's time that is matrix products (measured on two CPU cores, see docs/log.md)."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from tunesmith.base.adapter import adapter_parameters
 from tunesmith.data.loader import Loader
@@ -65,21 +66,24 @@ def train(
     for step, (epoch, packs) in enumerate(_windows(loader, total), 1):
         start = time.perf_counter()
         rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         trained = sum(len(pack.targets) for pack in packs)
         loss = _accumulate(loss_of, packs, trained, step, device)
         if step == 1:
             guard.check_gradients(parameters, step)
-        limit = recipe.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), limit))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm or math.inf))
         guard.check_norm(norm, step)
-        optimizer.step()
-        optimizer.zero_grad()
+        _move(optimizer, rate)
         seconds = time.perf_counter() - start
         held_out = evaluate(model, loss_of, eval_packs) if eval_packs and (step % every == 0 or step == total) else None
         tokens = sum(pack.tokens for pack in packs)
         yield StepReport(step, total, epoch, loss, rate, norm, tokens, trained, seconds, held_out)
+
+
+def _move(optimizer: Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _windows(loader: Loader, total: int) -> Iterator[tuple[float, list[Pack]]]:
