@@ -2,8 +2,8 @@
 
     python benchmarks/cpu_recipe.py [--rows 720] [--out benchmarks/results]
 
-Each contender trains one epoch of the same rows in a process of its own; tunesmith runs before and after the reference,
-so that a drift of the machine's speed shows. Three comparisons:
+Each contender trains one epoch of the same rows in a process of its own; tunesmith's defaults run before and after the
+reference, so that a drift of the machine's speed shows. Three comparisons:
 
     like for like   wrapped packing, every token trained, the same packed rows in the same order, dropout 0.05
     the job         tunesmith's defaults against the recipe as written
@@ -38,6 +38,7 @@ COMPARISONS = (
 )
 REFERENCE = {
     "packing": "wrapped", "max_length": 64, "assistant_only_loss": False, "learning_rate": 3e-4, "shuffle": False,
+    "per_device_train_batch_size": 16,
     "shared_prefix": False,
 }  # fmt: skip
 
@@ -53,7 +54,7 @@ def main() -> None:
         run = tunesmith if options.contender.startswith("tunesmith") else trl
         print("RESULT", json.dumps(run(options.contender, options.rows, options.max_steps)))
         return
-    order = [*CONTENDERS[:2], *CONTENDERS[2:], *CONTENDERS[:2]]
+    order = [*CONTENDERS, CONTENDERS[0]]
     runs: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
     for name in order:
         print(f"… {name}", flush=True)

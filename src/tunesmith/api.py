@@ -13,7 +13,7 @@ from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.load import choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare
-from tunesmith.data.loader import Loader
+from tunesmith.data.loader import Loader, default_batch_size
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Renderer
 from tunesmith.errors import AdapterError, RunError
@@ -25,7 +25,7 @@ from tunesmith.facts import run_facts
 from tunesmith.generate.engine import Sampling
 from tunesmith.generate.score import exact_matches
 from tunesmith.generate.session import Session
-from tunesmith.plan.memory import shape_of
+from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
@@ -103,15 +103,10 @@ def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prep
     renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
     limit = min(shape.positions, renderer.tokenizer.model_max_length)
     data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)))
-    resolved = recipe.model_copy(
-        update={
-            "learning_rate": recipe.learning_rate or default_learning_rate(shape.hidden),
-            "max_length": data.facts.max_length,
-            "output_dir": recipe.output_dir or str(_free_folder(recipe)),
-        }
-    )
+    resolved = _resolve(recipe, shape, data)
+    assert resolved.per_device_train_batch_size is not None
     loader = Loader(
-        data.rows, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps,
+        data.rows, resolved.per_device_train_batch_size, recipe.gradient_accumulation_steps,
         recipe.shuffle, recipe.seed, recipe.shared_prefix,
     )  # fmt: skip
     updates = total_updates(loader, recipe)
@@ -120,6 +115,20 @@ def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prep
     prepared = Prepared(resolved, source, shape, compute, data, loader, plan, updates)
     watch(prepared)
     return prepared, renderer
+
+
+def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:
+    """The recipe with every default that depends on model or data filled in."""
+    length, rows = data.facts.max_length, data.facts.packed_rows
+    batch = default_batch_size(rows, length, recipe.num_train_epochs, recipe.gradient_accumulation_steps)
+    return recipe.model_copy(
+        update={
+            "learning_rate": recipe.learning_rate or default_learning_rate(shape.hidden),
+            "max_length": length,
+            "per_device_train_batch_size": recipe.per_device_train_batch_size or batch,
+            "output_dir": recipe.output_dir or str(_free_folder(recipe)),
+        }
+    )
 
 
 def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int = 8) -> Run:
@@ -169,6 +178,7 @@ def _eval_packs(job: Prepared) -> list[Pack]:
     """Held-out examples, longest together, in packs of about the size of a training pack."""
     examples = sorted(job.data.held_out, key=lambda e: len(e.input_ids))
     assert job.recipe.max_length is not None
+    assert job.recipe.per_device_train_batch_size is not None
     room = job.recipe.per_device_train_batch_size * job.recipe.max_length
     packs: list[list[Any]] = []
     used = room

@@ -93,9 +93,10 @@ class Recipe(BaseModel):
 
     num_train_epochs: float = _setting(3.0, "training", "Passes over the data; fractions allowed.", "num_epochs", "epochs", gt=0)
     max_steps: int = _setting(-1, "training", "Stop after so many updates; -1 for no limit.", ge=-1)
-    per_device_train_batch_size: int = _setting(
-        16, "training", "Packed rows of max_length per forward pass.", "micro_batch_size", "batch_size", "train_batch_size", ge=1
-    )
+    per_device_train_batch_size: int | None = _setting(
+        None, "training", "Packed rows of max_length per forward pass; default 32, fewer for long rows or little data.",
+        "micro_batch_size", "batch_size", "train_batch_size", ge=1,
+    )  # fmt: skip
     gradient_accumulation_steps: int = _setting(
         1, "training", "Forward passes per update.", "grad_accumulation_steps", "accumulate_grad_batches", ge=1
     )

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Example
 
+ROWS, TOKENS, UPDATES = 32, 4096, 24
+"""Defaults of a micro-batch: at most so many rows and tokens (matrix products gain little beyond), and not so many that
+the run makes fewer updates than this."""
+
+
+def default_batch_size(rows: int, max_length: int, epochs: float, accumulation: int) -> int:
+    """Packed rows a micro-batch when the user names no number."""
+    for_updates = math.ceil(rows * epochs / (UPDATES * accumulation))
+    return max(1, min(ROWS, TOKENS // max_length, for_updates))
+
 
 @dataclass(frozen=True)
 class Loader:
