@@ -21,11 +21,11 @@ from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.export.adapter import save_adapter
 from tunesmith.export.card import write_card
 from tunesmith.export.manifest import write_manifest
-from tunesmith.facts import run_facts
+from tunesmith.facts import reset_peak, run_facts
 from tunesmith.generate.engine import Sampling
 from tunesmith.generate.score import exact_matches
 from tunesmith.generate.session import Session
-from tunesmith.plan.memory import Shape, shape_of
+from tunesmith.plan.memory import Shape, available_bytes, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
@@ -127,15 +127,37 @@ def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:
             "max_length": length,
             "per_device_train_batch_size": recipe.per_device_train_batch_size or batch,
             "output_dir": recipe.output_dir or str(_free_folder(recipe)),
+            "model_name_or_path": _absolute(recipe.model_name_or_path),
         }
     )
+
+
+def _absolute(reference: str) -> str:
+    """A path as seen from anywhere, so that the run can be opened from anywhere; hub ids as they are."""
+    path = Path(reference).expanduser()
+    return str(path.resolve()) if path.exists() else reference
 
 
 def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int = 8) -> Run:
     """Train as the recipe says, save, compare ``samples`` held-out rows before and after, and report."""
     job, renderer = prepare_run(recipe, watch)
-    recipe = job.recipe
     watch(Note(f"Loading {job.source.base}"))
+    with guard.enough_memory():
+        model, loss_of, loaded = _load(job)
+        watch(loaded)
+        folder = _claim(job.recipe)
+        steps = _train(model, loss_of, job, folder, watch)
+        save_adapter(model, renderer.tokenizer, folder)
+        session = Session(model.eval(), renderer)
+        changes = _compare(session, job.data, samples, watch) if samples else []
+    _write_outputs(folder, job, loaded, steps, changes)
+    return Run(folder, session, changes)
+
+
+def _load(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
+    """The model with a fresh adapter on its fastest path, the loss of a pack, and what to tell the user."""
+    recipe = job.recipe
+    reset_peak(job.compute)
     base = load_model(job.source, recipe, job.compute)
     stored, quantised = weight_bytes(base), quantised_share(base)
     model = attach(base, recipe, job.source.base, job.source.revision)
@@ -145,15 +167,7 @@ def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int =
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
-    loaded = Loaded(stored, quantised, trainable, total, targets, linears, path)
-    watch(loaded)
-    folder = _claim(recipe)
-    steps = _train(model, loss_of, job, folder, watch)
-    save_adapter(model, renderer.tokenizer, folder)
-    session = Session(model, renderer)
-    changes = _compare(session, job.data, samples, watch) if samples else []
-    _write_outputs(folder, job, loaded, steps, changes)
-    return Run(folder, session, changes)
+    return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)
 
 
 def _train(model: Any, loss_of: PackLoss, job: Prepared, folder: Path, watch: Watch) -> list[StepReport]:
@@ -175,7 +189,7 @@ def _train(model: Any, loss_of: PackLoss, job: Prepared, folder: Path, watch: Wa
 
 
 def _eval_packs(job: Prepared) -> list[Pack]:
-    """Held-out examples, longest together, in packs of about the size of a training pack."""
+    """Held-out examples, like lengths together, in packs of about the size of a training pack."""
     examples = sorted(job.data.held_out, key=lambda e: len(e.input_ids))
     assert job.recipe.max_length is not None
     assert job.recipe.per_device_train_batch_size is not None
@@ -244,8 +258,11 @@ def _claim(recipe: Recipe) -> Path:
     check_output(recipe)
     assert recipe.output_dir is not None
     folder = Path(recipe.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe.write(folder / "run.yaml")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe.write(folder / "run.yaml")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}.", "Give another --output-dir.") from error
     return folder
 
 
@@ -254,9 +271,13 @@ def _open(folder: Path) -> Session:
     recipe = _recipe_of(folder)
     source = resolve(recipe.model_name_or_path)
     compute = choose_compute(recipe)
-    tokenizer = load_tokenizer(_tokenizer_source(folder, source), recipe.chat_template)
+    own = (folder / "tokenizer_config.json").is_file()  # the tokenizer it was trained with, template included
+    at_hand = ModelSource(str(folder), None, str(folder)) if own else source
+    tokenizer = load_tokenizer(at_hand, None if own else recipe.chat_template)
     model = open_adapter(load_model(source, recipe, compute), folder)
-    speed_up(model, compute.dtype, recipe.dequantize != "never")
+    kept = shape_of(source).linear_weights * compute.dtype.itemsize
+    room = not recipe.load_in_4bit or kept < 0.8 * available_bytes(compute.device)
+    speed_up(model, compute.dtype, recipe.dequantize == "always" or (recipe.dequantize == "auto" and room))
     return Session(model, Renderer(tokenizer))
 
 
@@ -265,12 +286,9 @@ def _recipe_of(folder: Path) -> Recipe:
         return Recipe.of(Recipe.read(folder / "run.yaml"))
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = config["base_model_name_or_path"]
+        base, revision = config["base_model_name_or_path"], config.get("revision")
     except (OSError, ValueError, KeyError) as error:
         raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.") from error
-    return Recipe.of({"model_name_or_path": base})
-
-
-def _tokenizer_source(folder: Path, base: ModelSource) -> ModelSource:
-    """The tokenizer saved with the adapter, if there is one: it is the one that was trained with."""
-    return ModelSource(str(folder), None, str(folder)) if (folder / "tokenizer_config.json").is_file() else base
+    if not isinstance(base, str) or not base:
+        raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.")
+    return Recipe.of({"model_name_or_path": f"{base}@{revision}" if revision and not Path(base).exists() else base})

@@ -1,9 +1,10 @@
 """What is worth knowing about a finished run, for the report and the model card."""
 
-import resource
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from tunesmith.base.load import ComputeType
 from tunesmith.events import Loaded, Prepared
@@ -47,11 +48,21 @@ def run_facts(job: Prepared, loaded: Loaded, steps: Sequence[StepReport]) -> dic
     }
 
 
+def reset_peak(compute: ComputeType) -> None:
+    """Start counting the GPU's peak anew; a process's resident peak cannot be reset."""
+    if compute.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(compute.device)
+
+
 def peak_bytes(compute: ComputeType) -> int:
     """Highest memory so far: allocated on the GPU, or resident of this process."""
     if compute.device.type == "cuda":
-        import torch
-
         return torch.cuda.max_memory_allocated(compute.device)
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     bnb_4bit_use_double_quant: bool = _setting(
         True, "model", "Quantise the quantisation constants too: 0.4 bits a weight less.", "double_quantization"
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
+    dtype: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "model", "Compute type; auto takes what the device does well.", "torch_dtype", "compute_dtype"
     )
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "model", "Where to train; auto takes a GPU if there is one.")
@@ -139,7 +139,7 @@ class Recipe(BaseModel):
     @field_validator("packing", mode="before")
     @classmethod
     def _packing_flag(cls, value: Any) -> Any:
-        return {True: "bfd", False: "none", None: "none"}.get(value, value) if not isinstance(value, str) else value
+        return {True: "bfd", False: "none"}[value] if isinstance(value, bool) else value
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod

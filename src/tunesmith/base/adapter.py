@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tunesmith.base.linear import CUSTOM_MODULES, LinearGroup, lean_layers, watch_inputs
-from tunesmith.base.load import decoder_linears
+from tunesmith.base.load import LINEARS, decoder_linears
 from tunesmith.base.norm import swap_norms
 from tunesmith.errors import AdapterError, nearest
 from tunesmith.recipe import Recipe
@@ -132,7 +132,8 @@ def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
     Args:
         keep: keep the frozen weights in the compute type instead of dequantising them at each use.
     """
-    layers = {n: m for n, m in lean_layers(peft_model).items() if not m.lora_variant and not any(m.lora_bias.values())}
+    layers = {n: m for n, m in lean_layers(peft_model).items() if type(m.base_layer) in LINEARS}
+    layers = {n: m for n, m in layers.items() if not m.lora_variant and not any(m.lora_bias.values())}
     if not layers or peft_model.peft_config[ADAPTER].bias != "none":
         return "peft's own layers (DoRA, 8-bit weights and trained biases have no lean path)"
     device = next(peft_model.parameters()).device

@@ -44,12 +44,13 @@ def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) ->
         return ModelSource(str(from_gguf(_bundled_file(reference), watch)), None, BUNDLED[reference][2])
     if path.is_dir():
         _check_folder(path)
-        return ModelSource(str(path), None, str(path))
+        return ModelSource(str(path), None, str(path.resolve()))
     if path.suffix == ".gguf":
         if not path.is_file():
             siblings = [p.name for p in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
             raise ModelError(f"There is no file {reference}{nearest(path.name, siblings)}.", "Check the path.")
-        return ModelSource(str(from_gguf(path, watch)), None, str(path))
+        folder = str(from_gguf(path, watch))
+        return ModelSource(folder, None, folder)
     if path.exists():
         raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")
     repo, _, revision = reference.partition("@")
@@ -122,13 +123,7 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
     Raises:
         ModelError: the file is damaged or of an architecture that transformers cannot read.
     """
-    stat = file.stat()
-    with file.open("rb") as opened:
-        head = opened.read(1 << 20)
-    if head[:4] != b"GGUF":
-        raise ModelError(f"{file} is not a GGUF file: it does not begin with GGUF.", "Download it again.")
-    key = hashlib.sha256(head + f"{stat.st_size}".encode()).hexdigest()[:16]
-    folder = cache_dir() / "gguf" / f"{file.stem}-{key}"
+    folder = cache_dir() / "gguf" / f"{file.stem}-{_fingerprint(file)}"
     if (folder / "config.json").is_file():
         return folder
     watch(f"Dequantising {file.name} (once; the copy is kept in {folder})")
@@ -143,6 +138,26 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def _fingerprint(file: Path) -> str:
+    """16 hex digits from the file's size and 64 samples spread over it: enough to tell two exports apart, in no time.
+
+    Raises:
+        ModelError: it cannot be read or does not begin with GGUF.
+    """
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    try:
+        with file.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise ModelError(f"{file} is not a GGUF file: it does not begin with GGUF.", "Download it again.")
+            for sample in range(64):
+                opened.seek(sample * size // 64)
+                digest.update(opened.read(1 << 16))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    return digest.hexdigest()[:16]
 
 
 def _convert(file: Path, folder: Path) -> None:

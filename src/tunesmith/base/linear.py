@@ -22,7 +22,7 @@ class _Lean:
     member: int = 0
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.group is None or args or kwargs or self.merged:  # type: ignore[attr-defined]
+        if self.group is None or args or kwargs or self.merged or x.dtype != self.group.dtype:  # type: ignore[attr-defined]
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         if self.disable_adapters:  # type: ignore[attr-defined]
             return self.group.base(x, self.member)
@@ -102,7 +102,8 @@ class LinearGroup:
         )
 
     def _dequantised(self) -> Tensor:
-        return torch.cat([_dequantise(layer.base_layer, self.dtype) for layer in self.members])
+        weights = [_dequantise(layer.base_layer, self.dtype) for layer in self.members]
+        return torch.cat(weights) if len(weights) > 1 else weights[0]
 
     def _stacked_bias(self) -> Tensor | None:
         layers = [layer.base_layer for layer in self.members]

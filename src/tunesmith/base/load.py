@@ -4,13 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import bitsandbytes as bnb
 import torch
 
 from tunesmith.base.catalog import ModelSource
 from tunesmith.errors import MachineError, ModelError
 from tunesmith.recipe import Recipe
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LINEARS = (torch.nn.Linear, bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
             f"{source.base} does not fit into this machine's memory.", "Take a smaller model, or `--load-in-4bit true`."
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "allocate memory" in str(error):  # torch's CPU allocator has no error class of its own
+            raise MachineError(f"{source.base} does not fit into this machine's memory.", "Take a smaller model.") from error
         raise model_error(source, error) from error
     missing = sorted(loading["missing_keys"])
     if missing:  # transformers fills them at random
@@ -87,6 +91,10 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
         )
     model.requires_grad_(False)
     model.eval()
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 bitsandbytes repacks weights at the first evaluation, in a layout nothing else reads.
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     if recipe.load_in_4bit or recipe.load_in_8bit:
         _check_quantised(model, source)
     return model
@@ -133,9 +141,10 @@ def model_error(source: ModelSource, error: Exception) -> ModelError:
 
 
 def decoder_linears(model: Any) -> dict[str, torch.nn.Module]:
-    """Every linear layer by its full name, the output head aside. Quantised linears are linears too."""
+    """Every linear layer by its full name, the output head aside. Quantised linears are linears too; other subclasses
+    (routers, FP8 layers) compute something else."""
     head = model.get_output_embeddings()
-    return {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    return {name: m for name, m in model.named_modules() if type(m) in LINEARS and m is not head}
 
 
 def weight_bytes(model: Any) -> dict[str, int]:

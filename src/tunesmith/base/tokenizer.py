@@ -27,7 +27,7 @@ def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Any
             "Check the name, or that the folder holds tokenizer.json.",
         ) from error
     if chat_template is not None:
-        tokenizer.chat_template = _template(chat_template)
+        tokenizer.chat_template = _with_bos(tokenizer, _template(chat_template))
     if not tokenizer.chat_template:
         raise ModelError(
             f"{source.base} has no chat template: it is a base model, not one trained to chat.",
@@ -57,6 +57,13 @@ def make_pad_safe(tokenizer: Any) -> None:
         "The tokenizer pads with its EOS token and has no other token to spare, so a model could not learn to stop.",
         "Set pad_token in tokenizer_config.json to a token that ordinary text does not contain.",
     )
+
+
+def _with_bos(tokenizer: Any, template: str) -> str:
+    """A template writes all special tokens; one made for other models must write this model's BOS, if it begins with one."""
+    first = tokenizer("a")["input_ids"][:1]
+    needs = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+    return "{{ bos_token }}" + template if needs and "bos_token" not in template else template
 
 
 def _template(name: str) -> str:

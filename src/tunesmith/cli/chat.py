@@ -18,6 +18,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from tunesmith.api import load
+    from tunesmith.errors import DataError
 
     tuned = load(Path(options.run))
     sampling = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "top_p": options.top_p}
@@ -34,7 +35,12 @@ def run(arguments: list[str]) -> int:
         if not text.strip():
             continue
         messages.append(_user(text))
-        answer = tuned.generate(messages, base=options.base, **sampling)
+        try:
+            answer = tuned.generate(messages, base=options.base, **sampling)
+        except DataError as error:  # a control token in the text: say so and go on
+            print(error, file=sys.stderr)
+            messages.pop()
+            continue
         messages.append({"role": "assistant", "content": answer})
         print(_plain(answer), flush=True)
 

@@ -11,6 +11,8 @@ def run(arguments: list[str]) -> int:
     settings = [f"--{key}={value}" for key, value in RECIPE.items()]
     recipe, aliases = parse("demo", "Tune the bundled model to speak like Yoda.", [*settings, *arguments])
 
+    from rich.markup import escape
+
     from tunesmith.api import run_recipe
     from tunesmith.cli.show import Show, change_table, console, next_commands
 
@@ -18,14 +20,16 @@ def run(arguments: list[str]) -> int:
     with Show(aliases) as show:
         result = run_recipe(recipe, show, samples=10_000)
     changes = result.changes
-    console.print(change_table(changes))
-    before, after = (sum(getattr(c, side) for c in changes) for side in ("right_before", "right_after"))
-    console.print(
-        f"\nRight on held-out rows, interjections aside: before [bold]{before} of {len(changes)} ({before / len(changes):.0%})[/], "
-        f"after [bold green]{after} of {len(changes)} ({after / len(changes):.0%})[/]"
-    )
+    if changes:
+        console.print(change_table(changes))
+        before, after = (sum(getattr(c, side) for c in changes) for side in ("right_before", "right_after"))
+        console.print(
+            f"\nRight on held-out rows, interjections aside: "
+            f"before [bold]{before} of {len(changes)} ({before / len(changes):.0%})[/], "
+            f"after [bold green]{after} of {len(changes)} ({after / len(changes):.0%})[/]"
+        )
     question = "The Force is strong in you!"
-    console.print(f"{question} → [bold green]{result.generate(question)}[/]")
-    console.print(f"The adapter is in [bold]{result.folder}[/]")
+    console.print(f"{question} → [bold green]{escape(result.generate(question))}[/]")
+    console.print(f"The adapter is in [bold]{escape(str(result.folder))}[/]")
     console.print(next_commands(result.folder))
     return 0

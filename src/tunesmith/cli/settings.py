@@ -70,7 +70,7 @@ def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
             raise SystemExit(0)
         if word.startswith("--"):
             key, equals, value = word[2:].partition("=")
-            if key.startswith("no-"):
+            if key.startswith(("no-", "no_")):
                 key, value = key[3:], "false"
             elif not equals:
                 value = rest.pop(0) if rest and _takes(key, rest[0]) else "true"

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from tunesmith.events import Event, Loaded, Note, Prepared, Progress
+from tunesmith.plan.memory import footprint, kbit_prepared_footprint
 from tunesmith.training.loop import StepReport
 from tunesmith.training.report import Change
 
@@ -19,7 +21,7 @@ console = Console(highlight=False)
 
 
 class _Rate(ProgressColumn):
-    """Tokens a second over the last updates, and time left."""
+    """Tokens a second of the last update, and time left."""
 
     def render(self, task: Task) -> Text:
         left = task.fields["left"]
@@ -126,9 +128,13 @@ def plan_table(job: Prepared) -> Table:
         "time": f"{_minutes(plan.seconds)} minutes predicted",
         "run folder": str(recipe.output_dir),
     }
+    if recipe.load_in_4bit:
+        loaded = footprint(job.shape, 4, job.compute.dtype.itemsize)
+        prepared = kbit_prepared_footprint(job.shape, recipe.lora_r)
+        rows["footprint"] = f"{loaded:,} bytes as loaded, {prepared:,} had peft prepared it for k-bit training with fp32"
     table = Table(title="The plan", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():
-        table.add_row(Text(key, "cyan"), value)
+        table.add_row(Text(key, "cyan"), value if key == "tokens" else escape(value))
     return table
 
 

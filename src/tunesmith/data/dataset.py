@@ -4,11 +4,10 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tunesmith.data.formats import Columns, Conversation, find_columns, to_conversations
 from tunesmith.data.packing import plan_rows
-from tunesmith.data.render import IGNORE, Example, Renderer, cut
+from tunesmith.data.render import Example, Renderer, cut
 from tunesmith.data.sources import Row, is_bundled, load_rows
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
@@ -78,6 +77,9 @@ def prepare(
             f"No answer token is left to train on: max_length {max_length} cuts every answer off.",
             f"Raise max_length; {longest} cuts nothing.",
         )
+    stop = renderer.stop_token_id
+    if not any(stop in example.labels for row in packed for example in row):
+        raise DataError(f"max_length {max_length} cuts the stop token off every answer.", f"Raise it; {longest} cuts nothing.")
     held_out, _, _ = cut(renderer.examples(questions), model_limit)
     facts = DataFacts(
         len(conversations), len(questions), columns.describe(), max_length, longest, cut_rows, lost, len(packed),
@@ -126,9 +128,3 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
             digest.update(f"{message.role}\0{message.content}\0".encode("utf-8", "surrogatepass"))
         digest.update(b"\1")
     return digest.hexdigest()
-
-
-def first_tokens(example: Example, tokenizer: Any, count: int = 64) -> list[tuple[str, bool]]:
-    """(token text, whether it is trained) of an example's first tokens, for people to look at."""
-    pieces = [tokenizer.decode([token]) for token in example.input_ids[:count]]
-    return [(piece, label != IGNORE) for piece, label in zip(pieces, example.labels)]

@@ -1,6 +1,7 @@
 """Which examples share a row of ``max_length`` tokens, and how a micro-batch of rows lies flat in memory.
 
-A document never attends to another one, whatever the strategy: rows decide only what is computed together.
+A document never attends to another one: rows decide only what is computed together. Under ``wrapped``, which follows the
+reference, a row of concatenated examples is one document.
 """
 
 import bisect

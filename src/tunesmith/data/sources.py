@@ -102,11 +102,12 @@ def _split_of(path: Path) -> str | None:
 
 def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     repo, _, revision = name.partition("@")
     try:
         dataset = load_dataset(repo, config, split=split, revision=revision or None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{name} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "

@@ -38,6 +38,6 @@ def _sort_targets(path: Path) -> None:
 
 
 def _move(file: Path, place: Path) -> None:
-    with file.open("rb") as written:
+    with file.open("r+b") as written:
         os.fsync(written.fileno())
     os.replace(file, place)

@@ -44,10 +44,6 @@ class Session:
         texts = [self.renderer.tokenizer.decode(ids, skip_special_tokens=not raw) for ids in answers]
         return texts if raw else [text.strip() for text in texts]
 
-    def ask(self, texts: Sequence[str], sampling: Sampling = Sampling(), *, base: bool = False) -> list[str]:
-        """The answer to each text, asked on its own."""
-        return self.answer([[{"role": "user", "content": text}] for text in texts], sampling, base=base)
-
     def _batches(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
         pad = self.renderer.tokenizer.pad_token_id
         answers: list[list[int]] = []

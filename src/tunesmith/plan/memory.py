@@ -46,12 +46,13 @@ def shape_of(source: ModelSource) -> Shape:
     Raises:
         ModelError: there is no such model or its config cannot be read.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
         return shape_of_config(config)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise model_error(source, error) from error
 
 

@@ -1,13 +1,33 @@
 """Hard stops: training that could only end in nonsense ends here instead, before it does harm."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from tunesmith.errors import TrainingError
+from tunesmith.errors import MachineError, TrainingError
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turns running out of memory within this block into a MachineError that says what takes less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # torch's CPU allocator raises a plain RuntimeError
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, torch.OutOfMemoryError)
+            and "allocate memory" not in str(error)
+        ):
+            raise
+        raise MachineError(
+            "This machine's memory is not enough for the run as planned.",
+            "Try `--gradient-checkpointing true`, a smaller `--per-device-train-batch-size`, or `--dequantize never`.",
+        ) from error
 
 
 def check_loss(loss: float, step: int, where: Sequence[str]) -> None:

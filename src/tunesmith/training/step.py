@@ -62,6 +62,10 @@ def plain_loss(model: Any) -> PackLoss:
 def choose_loss(model: Any) -> tuple[PackLoss, str]:
     """The fast path if it gives this model's own losses, else the plain one; and what was chosen, with the reason."""
     fast, plain = fast_loss(model), plain_loss(model)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        return plain, "padded rows: the output head has a bias"
+    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        return plain, "padded rows: attention in chunks"
     pack = _probe(model)
     with torch.no_grad():
         expected = float(plain(pack))
@@ -111,6 +115,7 @@ def _padded(pack: Pack) -> tuple[Tensor, Tensor]:
         if parents[segment] >= 0:
             row_of[parents[segment]] = row
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).tolist()
-    places = [(row_of[owner[p]], int(pack.position_ids[p])) for p in pack.label_index.tolist()]
+    columns = pack.position_ids.tolist()
+    places = [(row_of[owner[p]], columns[p]) for p in pack.label_index.tolist()]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
     return padded, torch.tensor(places, device=pack.input_ids.device)
