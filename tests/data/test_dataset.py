@@ -5,9 +5,9 @@ from itertools import chain
 
 import pytest
 
-from tunesmith.data.dataset import Dataset, fingerprint, first_tokens, prepare
+from tunesmith.data.dataset import Dataset, fingerprint, prepare
 from tunesmith.data.formats import Conversation, Message
-from tunesmith.data.render import IGNORE, Example
+from tunesmith.data.render import IGNORE
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 
@@ -232,10 +232,9 @@ def test_any_change_in_any_row_changes_the_fingerprint():
     assert fingerprint(rows) == fingerprint(list(rows))
 
 
-def test_first_tokens_show_what_is_trained(renderer_of):
+def test_a_length_that_cuts_every_stop_token_off_is_refused(tmp_path, renderer_of):
     renderer = renderer_of("chatml")
-    example = renderer.example(_talk(("user", "Where?"), ("assistant", "There.")))
-    shown = first_tokens(example, renderer.tokenizer)
-    assert "".join(piece for piece, trained in shown if trained) == "There.<|im_end|>"
-    assert "".join(piece for piece, _ in shown) == renderer.tokenizer.decode(example.input_ids)
-    assert len(first_tokens(Example([0] * 9, [IGNORE] * 9, "row"), renderer.tokenizer, 4)) == 4
+    path = _write(tmp_path / "rows.jsonl", 4)
+    shortest = min(len(e.input_ids) for row in prepare(Recipe.of({"dataset_name": path}), renderer, LIMIT).rows for e in row)
+    with pytest.raises(DataError, match="stop token"):
+        prepare(Recipe.of({"dataset_name": path, "max_length": shortest - 4}), renderer, LIMIT)
