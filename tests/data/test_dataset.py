@@ -191,9 +191,10 @@ def test_held_out_rows_are_whole_up_to_what_the_model_can_see(load, rows, tmp_pa
 
 def test_held_out_rows_never_exceed_the_model_even_when_training_rows_do(load, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"prompt": "Where?", "completion": "long " * 40}) + "\n", encoding="utf-8")
+    rows = [{"prompt": "Where?", "completion": text} for text in ("long " * 40, "There.")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     dataset = load(str(path), limit=60, eval_dataset=str(path))
-    assert [len(e.input_ids) for e in dataset.held_out] == [60]
+    assert max(len(e.input_ids) for e in dataset.held_out) == 60
 
 
 def test_every_token_is_trained_when_answers_alone_are_not_asked_for(load, rows):
