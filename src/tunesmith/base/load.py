@@ -1,6 +1,7 @@
 """Load the base model: NF4 with double quantisation, 8 bits, or as it is, in the type this device computes well."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,12 +84,7 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
         if "allocate memory" in str(error):  # torch's CPU allocator has no error class of its own
             raise MachineError(f"{source.base} does not fit into this machine's memory.", "Take a smaller model.") from error
         raise model_error(source, error) from error
-    missing = sorted(loading["missing_keys"])
-    if missing:  # transformers fills them at random
-        raise ModelError(
-            f"{source.base} cannot be loaded: its weights miss {missing[0]} and {len(missing) - 1} more.",
-            "Download the model again.",
-        )
+    _check_complete(loading["missing_keys"], source)
     model.requires_grad_(False)
     model.eval()
     for module in model.modules():
@@ -168,6 +164,15 @@ def quantised_share(model: Any) -> float:
         total += weights
         quantised += weights if type(linear.weight).__name__ in kinds else 0
     return quantised / total if total else 0.0
+
+
+def _check_complete(missing_keys: Iterable[str], source: ModelSource) -> None:
+    missing = sorted(missing_keys)
+    if missing:  # transformers fills them at random
+        raise ModelError(
+            f"{source.base} cannot be loaded: its weights miss {missing[0]} and {len(missing) - 1} more.",
+            "Download the model again.",
+        )
 
 
 def _check_quantised(model: Any, source: ModelSource) -> None:

@@ -72,14 +72,7 @@ def prepare(
         examples, cut_rows, lost = cut(examples, max_length)
     packed = plan_rows([e for e in examples if e.trained], recipe.packing, max_length)
     trained = sum(example.trained for row in packed for example in row)
-    if trained == 0:
-        raise DataError(
-            f"No answer token is left to train on: max_length {max_length} cuts every answer off.",
-            f"Raise max_length; {longest} cuts nothing.",
-        )
-    stop = renderer.stop_token_id
-    if not any(stop in example.labels for row in packed for example in row):
-        raise DataError(f"max_length {max_length} cuts the stop token off every answer.", f"Raise it; {longest} cuts nothing.")
+    _check_trained(packed, trained, renderer.stop_token_id, max_length, longest)
     held_out, _, _ = cut(renderer.examples(questions), model_limit)
     facts = DataFacts(
         len(conversations), len(questions), columns.describe(), max_length, longest, cut_rows, lost, len(packed),
@@ -88,6 +81,17 @@ def prepare(
         fingerprint(conversations),
     )  # fmt: skip
     return Dataset(packed, [e for e in held_out if e.trained], questions, facts, _asides(recipe.dataset_name, rows))
+
+
+def _check_trained(packed: list[list[Example]], trained: int, stop: int, max_length: int, longest: int) -> None:
+    """Raises DataError if cutting left no answer token to train on, or no stop token."""
+    if trained == 0:
+        raise DataError(
+            f"No answer token is left to train on: max_length {max_length} cuts every answer off.",
+            f"Raise max_length; {longest} cuts nothing.",
+        )
+    if not any(stop in example.labels for row in packed for example in row):
+        raise DataError(f"max_length {max_length} cuts the stop token off every answer.", f"Raise it; {longest} cuts nothing.")
 
 
 def _hold_out(recipe: Recipe, conversations: list[Conversation], columns: Columns) -> tuple[list[Conversation], list[Conversation]]:
