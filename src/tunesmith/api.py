@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, speed_up
+from tunesmith.base.adapter import adapter_parameters, attach, open_adapter
 from tunesmith.base.catalog import ModelSource, resolve
+from tunesmith.base.lean import speed_up
 from tunesmith.base.load import choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare

@@ -9,8 +9,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, speed_up, target_names
+from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, target_names
 from tunesmith.base.catalog import resolve
+from tunesmith.base.lean import speed_up
 from tunesmith.base.linear import lean_layers
 from tunesmith.base.load import choose_compute, load_model
 from tunesmith.errors import AdapterError
@@ -147,7 +148,7 @@ def test_the_adapter_names_its_base_and_revision(tiny_model_folder: Path) -> Non
 def test_linears_that_read_the_same_input_are_grouped(tiny_model_folder: Path) -> None:
     peft_model = attached(tiny_model_folder)
     said = speed_up(peft_model, torch.float32, keep=True)
-    assert said == "14 linears in 8 groups, weights kept dequantised; 5 norms"
+    assert said == "14 linears in 8 groups, weights kept dequantised; 5 norms, 4 blocks"
     layers = lean_layers(peft_model)
     groups: dict[int, list[str]] = {}
     for name, layer in layers.items():

@@ -12,8 +12,9 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tunesmith.base.adapter import adapter_parameters, attach, open_adapter, speed_up
+from tunesmith.base.adapter import adapter_parameters, attach, open_adapter
 from tunesmith.base.catalog import resolve
+from tunesmith.base.lean import speed_up
 from tunesmith.base.load import choose_compute, load_model
 from tunesmith.export.adapter import save_adapter
 from tunesmith.recipe import Recipe

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tunesmith.base.adapter import adapter_parameters, attach, speed_up
+from tunesmith.base.adapter import adapter_parameters, attach
+from tunesmith.base.lean import speed_up
 from tunesmith.data.packing import make_pack
 from tunesmith.data.render import Example
 from tunesmith.recipe import Recipe
@@ -82,9 +83,33 @@ def test_loss_and_gradients_equal_the_models_own(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_takes_the_fast_path(family):
     base, model = build(family)
-    speed_up(model, torch.float64, keep=True)
+    said = speed_up(model, torch.float64, keep=True)
     _, path = choose_loss(base)
     assert path.startswith("flat"), path
+    assert said.endswith("4 blocks"), "two layers of an attention and an MLP, all taken over"
+
+
+def test_an_attention_of_another_kind_keeps_its_own_code():
+    base, model = build("llama")
+    attention = base.model.layers[1].self_attn
+    original = type(attention).forward
+
+    class Louder(type(attention)):
+        def forward(self, *args, **kwargs):
+            out, weights = original(self, *args, **kwargs)
+            return out * 2, weights
+
+    attention.__class__ = Louder
+    assert speed_up(model, torch.float64, keep=True).endswith("3 blocks")
+    assert choose_loss(base)[1].startswith("flat")
+
+
+def test_a_swapped_model_still_generates_with_a_cache():
+    base, model = build("qwen3")
+    ids = torch.tensor([[5, 9, 11]])
+    expected = base.generate(ids, max_new_tokens=6, do_sample=False)
+    speed_up(model, torch.float64, keep=True)
+    assert torch.equal(base.generate(ids, max_new_tokens=6, do_sample=False), expected)
 
 
 def test_a_family_the_flat_path_gets_wrong_falls_back_and_says_so():

@@ -9,7 +9,8 @@ from peft import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from tunesmith.base.adapter import attach, speed_up
+from tunesmith.base.adapter import attach
+from tunesmith.base.lean import speed_up
 from tunesmith.data.formats import Conversation, Message
 from tunesmith.data.loader import Loader
 from tunesmith.data.packing import plan_rows

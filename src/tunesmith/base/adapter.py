@@ -1,16 +1,13 @@
-"""Attach a LoRA adapter, find which of its linears read the same input, and check that nothing is left out."""
+"""Attach a fresh LoRA adapter, or open a saved one and check that nothing is left out."""
 
 import warnings
-from collections import Counter
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tunesmith.base.linear import CUSTOM_MODULES, LinearGroup, lean_layers, watch_inputs
-from tunesmith.base.load import LINEARS, decoder_linears
-from tunesmith.base.norm import swap_norms
+from tunesmith.base.linear import CUSTOM_MODULES
+from tunesmith.base.load import decoder_linears
 from tunesmith.errors import AdapterError, nearest
 from tunesmith.recipe import Recipe
 
@@ -122,30 +119,3 @@ def _set_tensors(peft_model: Any, tensors: dict[str, torch.Tensor], folder: Path
 def adapter_parameters(peft_model: Any) -> dict[str, torch.nn.Parameter]:
     """The trainable parameters by name."""
     return {name: p for name, p in peft_model.named_parameters() if p.requires_grad}
-
-
-def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
-    """Switch the adapter's linears to the lean path and group those that read the same input; says what was done.
-
-    Which linears share an input is observed in one short forward pass, not looked up in a list of names.
-
-    Args:
-        keep: keep the frozen weights in the compute type instead of dequantising them at each use.
-    """
-    layers = {n: m for n, m in lean_layers(peft_model).items() if type(m.base_layer) in LINEARS}
-    layers = {n: m for n, m in layers.items() if not m.lora_variant and not any(m.lora_bias.values())}
-    if not layers or peft_model.peft_config[ADAPTER].bias != "none":
-        return "peft's own layers (DoRA, 8-bit weights and trained biases have no lean path)"
-    device = next(peft_model.parameters()).device
-    with watch_inputs(layers) as calls, torch.no_grad():
-        peft_model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
-    times = Counter(name for name, _ in calls)
-    groups = 0
-    for _, run in groupby((call for call in calls if times[call[0]] == 1), key=lambda call: call[1]):
-        members = [layers[name] for name, _ in run]
-        group = LinearGroup(members, ADAPTER, dtype, keep)
-        for number, layer in enumerate(members):
-            layer.group, layer.member = group, number
-        groups += 1
-    how = "weights kept dequantised" if keep else "weights dequantised at each use"
-    return f"{len(layers)} linears in {groups} groups, {how}; {swap_norms(peft_model)} norms"

@@ -7,9 +7,13 @@ from typing import Any
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from tunesmith.base.self_attention import AttentionCall
 from tunesmith.kernels.attention import Segments, segment_attention
 
 NAME = "tunesmith_segments"
+
+_watched: dict[Any, AttentionCall] | None = None
+"""Where calls are noted while `watch_attention` is on."""
 
 
 def _forward(
@@ -30,6 +34,8 @@ def _forward(
         raise TypeError(f"{type(module).__name__} did not pass the pack's segments on to its attention")
     q, k, v = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if _watched is not None:
+        _watched[module] = AttentionCall(q.shape[1], k.shape[1], q.shape[2], scale, sliding_window, softcap)
     out = segment_attention(q, k, v, segments, scaling=scale, sliding_window=sliding_window, softcap=softcap)
     return out.unsqueeze(0), None
 
@@ -52,3 +58,15 @@ def segments_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+@contextmanager
+def watch_attention(model: Any) -> Iterator[dict[Any, AttentionCall]]:
+    """`segments_attention` that notes, by module, what each one hands to its attention."""
+    global _watched
+    _watched = {}
+    try:
+        with segments_attention(model):
+            yield _watched
+    finally:
+        _watched = None

@@ -4,6 +4,7 @@ The gradient with respect to the hidden states is computed in the forward pass (
 needed), chunk by chunk, which bounds memory by ``chunk × vocabulary`` whatever the batch.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 16 * 2**20
 """Logits in flight at a time (64 MB in fp32)."""
+CPU_COLUMNS = 2048
+"""Words of the vocabulary in one matrix product on a CPU: a whole row of logits at once runs at two thirds of the speed."""
 
 
 def linear_cross_entropy(
@@ -39,16 +42,27 @@ def linear_cross_entropy_plain(
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
+def _logits(hidden: Tensor, weight: Tensor, scratch: Tensor) -> Tensor:
+    """``h Wᵀ`` in the first rows of ``scratch``."""
+    logits = scratch[: hidden.shape[0]]
+    columns = CPU_COLUMNS if hidden.device.type == "cpu" else weight.shape[0]
+    for start in range(0, weight.shape[0], columns):
+        torch.mm(hidden, weight[start : start + columns].T, out=logits[:, start : start + columns])
+    return logits
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, scale: float) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         grad = torch.empty_like(hidden) if hidden.requires_grad else None
-        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        chunks = math.ceil(hidden.shape[0] * weight.shape[0] / CHUNK_ELEMENTS)
+        rows = max(1, math.ceil(hidden.shape[0] / max(chunks, 1)))
+        scratch = hidden.new_empty(rows, weight.shape[0])
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = (hidden[part] @ weight.T).to(wide)
+            logits = _logits(hidden[part], weight, scratch).to(wide)
             if scale != 1.0:
                 logits.mul_(scale)
             if softcap:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.columns import neighbours
 from tunesmith.kernels.dropout import dropped_positions, mask_of
 
 
@@ -123,8 +124,9 @@ class _LoraLinear(torch.autograd.Function):
 
 def _input_gradient(W: Tensor, grads: Sequence[Tensor], t: Tensor, lora_A: Sequence[Tensor], dropped: Tensor | None) -> Tensor:
     """``dy Ŵ + drop(t A)``, ``[T, K]``."""
+    joined = neighbours(grads)
     start, dx = 0, None
-    for dy in grads:
+    for dy in grads if joined is None else (joined,):
         rows = W[start : start + dy.shape[1]]
         dx = dy @ rows if dx is None else dx.addmm_(dy, rows)
         start += dy.shape[1]

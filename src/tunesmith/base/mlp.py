@@ -1,0 +1,57 @@
+"""Gated MLPs with the lean activation inside: same layers, same parameters, another product of gate and up."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.kernels.columns import split_columns
+from tunesmith.kernels.gated import KINDS, gated, gated_plain
+
+SEPARATE, FUSED = {"gate_proj", "up_proj", "down_proj"}, {"gate_up_proj", "down_proj"}
+
+
+class LeanMLP(nn.Module):
+    """``down(act(gate(x)) · up(x))`` over the very layers of a transformers MLP."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    gate_up_proj: nn.Module
+    down_proj: nn.Module
+
+    def __init__(self, mlp: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        for name, child in mlp.named_children():
+            self.add_module(name, child)
+
+    def forward(self, x: Tensor, product: Callable[[Tensor, Tensor, str], Tensor] = gated) -> Tensor:
+        if hasattr(self, "gate_up_proj"):
+            both = self.gate_up_proj(x)
+            gate, up = split_columns(both, [both.shape[-1] // 2] * 2)
+        else:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(product(gate, up, self.kind))
+
+
+def is_gated_mlp(module: Any) -> bool:
+    """Whether the module has the layers of a gated MLP; what it computes is checked by `lean_mlp`."""
+    names = {name for name, child in module.named_children()}
+    return not isinstance(module, LeanMLP) and (names >= SEPARATE or names >= FUSED)
+
+
+@torch.no_grad()
+def lean_mlp(mlp: nn.Module, x: Tensor, expected: Tensor) -> LeanMLP | None:
+    """Our module for this one if it gives ``expected`` for ``x``, else None."""
+    for kind in KINDS:
+        lean = LeanMLP(mlp, kind)
+        if close(lean(x, gated_plain), expected):
+            return lean
+    return None
+
+
+def close(got: Tensor, expected: Tensor) -> bool:
+    """Whether two orders of the same arithmetic gave these."""
+    rtol, atol = (1e-4, 1e-5) if expected.dtype in (torch.float32, torch.float64) else (4e-2, 2e-2)
+    return got.shape == expected.shape and torch.allclose(got, expected, rtol=rtol, atol=atol)

@@ -1,0 +1,104 @@
+"""Self-attention over flat segments: the layers and settings of a transformers attention module, our own path between.
+
+A module is taken over only if ours gives the same output on a probe; its scale, window and softcap are what the module
+itself hands to its attention function. Anything that is not a pack (generation with a cache) goes to the original.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.base.mlp import close
+from tunesmith.kernels.attention import Segments, segment_attention
+from tunesmith.kernels.columns import split_columns
+from tunesmith.kernels.rope import rotary
+
+SEPARATE, FUSED = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"}
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a module hands to its attention function: heads H, key heads H_kv, head size D; scaling of the scores; a sliding
+    window in tokens or None; the scores' softcap or None."""
+
+    heads: int
+    key_heads: int
+    head_dim: int
+    scaling: float
+    sliding_window: int | None
+    softcap: float | None
+
+
+class LeanAttention(nn.Module):
+    """Attention of a pack over the very layers of a transformers attention module."""
+
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    qkv_proj: nn.Module
+    o_proj: nn.Module
+
+    def __init__(self, attention: nn.Module, call: AttentionCall) -> None:
+        super().__init__()
+        self.call = call
+        self._original = (attention,)  # in a tuple: its layers are registered here, once, under their own names
+        for name, child in attention.named_children():
+            self.add_module(name, child)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        segments: Segments | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """transformers' signature: hidden_states ``[1, T, K]``, position_embeddings cos and sin ``[1, T, R]``."""
+        if segments is None or position_embeddings is None:
+            original = self._original[0].train(self.training)
+            return original(hidden_states=hidden_states, position_embeddings=position_embeddings, **kwargs)
+        cos, sin = (table.reshape(-1, table.shape[-1]) for table in position_embeddings)
+        q, k, v = rotary(*self._heads(hidden_states.squeeze(0)), cos, sin)
+        call = self.call
+        out = segment_attention(q, k, v, segments, scaling=call.scaling, sliding_window=call.sliding_window, softcap=call.softcap)
+        return self.o_proj(out.reshape(1, out.shape[0], -1)), None
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``[T, H, D]``, ``[T, H_kv, D]``, ``[T, H_kv, D]`` before rotation."""
+        call = self.call
+        widths = [count * call.head_dim for count in (call.heads, call.key_heads, call.key_heads)]
+        if hasattr(self, "qkv_proj"):
+            q, k, v = split_columns(self.qkv_proj(x), widths)
+        else:
+            q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self._normed(q, "q_norm"), self._normed(k, "k_norm"), self._split(v)
+
+    def _normed(self, x: Tensor, name: str) -> Tensor:
+        """Heads of a projection, normalised where the family does so: over all of it (OLMo 2) or a head (Qwen 3)."""
+        norm = getattr(self, name, None)
+        if norm is None:
+            return self._split(x)
+        if norm.weight.shape[0] == x.shape[-1] != self.call.head_dim:
+            return self._split(norm(x))
+        return norm(self._split(x))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.call.head_dim))
+
+
+def is_self_attention(module: Any) -> bool:
+    """Whether the module has the layers of a rotary self-attention; what it computes is checked by `lean_attention`."""
+    names = {name for name, child in module.named_children()}
+    return not isinstance(module, LeanAttention) and (names >= SEPARATE or names >= FUSED)
+
+
+@torch.no_grad()
+def lean_attention(attention: nn.Module, call: AttentionCall, kwargs: dict[str, Any], expected: Tensor) -> LeanAttention | None:
+    """Our module for this one if it gives ``expected`` for the arguments of a probe, else None."""
+    lean = LeanAttention(attention, call)
+    try:
+        got = lean(**kwargs)[0]
+    except (TypeError, AttributeError, RuntimeError, ValueError):  # layers of another shape, arguments of another kind
+        return None
+    return lean if close(got, expected) else None

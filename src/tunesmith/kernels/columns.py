@@ -1,0 +1,39 @@
+"""A matrix split by columns, and its columns put together again without a copy when they lie side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def split_columns(x: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    """Column blocks of ``[*, N]``. Autograd's own split fills a zero matrix for every block; here backward joins them."""
+    return _Split.apply(x, tuple(widths))
+
+
+def neighbours(parts: Sequence[Tensor]) -> Tensor | None:
+    """The ``[*, sum of widths]`` matrix that the parts are neighbouring columns of, as a view; None if they are not."""
+    first = parts[0]
+    offset, total = first.storage_offset(), 0
+    for part in parts:
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() and part.stride() == first.stride()
+        if not same or part.storage_offset() != offset + total:
+            return None
+        total += part.shape[-1]
+    if first.stride(-1) != 1 or first.stride(-2) < total:
+        return None
+    return first.as_strided((*first.shape[:-1], total), first.stride())
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
+        return x.split(list(widths), dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        joined = neighbours(grads)
+        return torch.cat(grads, dim=-1) if joined is None else joined, None
