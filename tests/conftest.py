@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before bitsandbytes imports triton: kernels for a GPU are tested in its interpreter
 
 TINY_TEXT = (
     "The wind is cold in the camp. They walked across the bridge at midnight. Strong in you, the Force is. "

@@ -111,7 +111,7 @@ def _group(layers: dict[str, Any], calls: list[tuple[str, int]], dtype: torch.dt
     groups = 0
     for _, run in groupby((call for call in calls if times[call[0]] == 1), key=lambda call: call[1]):
         members = [layers[name] for name, _ in run]
-        group = LinearGroup(members, ADAPTER, dtype, keep)
+        group = LinearGroup(members, ADAPTER, dtype, keep, salt=groups)
         for number, layer in enumerate(members):
             layer.group, layer.member = group, number
         groups += 1

@@ -54,8 +54,8 @@ class LinearGroup:
     ``[N, K]`` in the compute type, or None to dequantise them at every use (same numbers, less memory, slower).
     """
 
-    def __init__(self, members: list[Any], adapter: str, dtype: torch.dtype, keep: bool) -> None:
-        self.members, self.adapter, self.dtype = members, adapter, dtype
+    def __init__(self, members: list[Any], adapter: str, dtype: torch.dtype, keep: bool, salt: int = 0) -> None:
+        self.members, self.adapter, self.dtype, self.salt = members, adapter, dtype, salt
         self.rows = [layer.base_layer.out_features for layer in members]
         self.kept: Tensor | None = None
         self.bias = self._stacked_bias()
@@ -99,11 +99,18 @@ class LinearGroup:
             [layer.lora_B[name].weight for layer in layers],
             [layer.scaling[name] for layer in layers],
             p,
+            self.salt,
         )
 
     def _dequantised(self) -> Tensor:
-        weights = [_dequantise(layer.base_layer, self.dtype) for layer in self.members]
-        return torch.cat(weights) if len(weights) > 1 else weights[0]
+        layers = [layer.base_layer for layer in self.members]
+        if len(layers) == 1:
+            return _dequantise(layers[0], self.dtype)
+        weight = layers[0].weight
+        stacked = torch.empty(sum(self.rows), layers[0].in_features, dtype=self.dtype, device=weight.device)
+        for layer, part in zip(layers, stacked.split(self.rows)):
+            _dequantise(layer, self.dtype, part)
+        return stacked
 
     def _stacked_bias(self) -> Tensor | None:
         layers = [layer.base_layer for layer in self.members]
@@ -123,11 +130,18 @@ class LinearGroup:
         return stacked
 
 
-def _dequantise(layer: Any, dtype: torch.dtype) -> Tensor:
+def _dequantise(layer: Any, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """The weight ``[N, K]`` of a linear in this type, in ``out`` if given."""
     weight = layer.weight
     if isinstance(layer, bnb.nn.Linear4bit):
-        return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)
-    return weight.data.to(dtype)
+        if weight.is_cuda and weight.quant_state.quant_type == "nf4":
+            from tunesmith.kernels.fused.nf4 import dequantise
+
+            return dequantise(weight.data, weight.quant_state, dtype, out)
+        values = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    else:
+        values = weight.data
+    return values.to(dtype) if out is None else out.copy_(values)
 
 
 def lean_layers(model: nn.Module) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from tunesmith.kernels.rms_norm import rms_norm, rms_norm_plain
 
 
 class LeanRMSNorm(nn.Module):
-    """RMSNorm over a frozen weight. Gemma stores its weight minus one: ``offset`` puts it back."""
+    """RMSNorm over a frozen weight."""
 
     def __init__(self, weight: nn.Parameter, eps: float, offset: float) -> None:
         super().__init__()
         self.weight, self.eps, self.offset = weight, eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight + self.offset if self.offset else self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, self.offset)
 
 
 def swap_norms(model: nn.Module) -> int:
@@ -47,7 +47,7 @@ def _twin(norm: Any) -> LeanRMSNorm | None:
         except (TypeError, RuntimeError):
             return None
         for offset in (0.0, 1.0):
-            ours = rms_norm_plain(probe, weight + offset, eps)
+            ours = rms_norm_plain(probe, weight, eps, offset)
             if expected.shape == ours.shape and torch.allclose(expected, ours, rtol=tolerance, atol=tolerance):
                 return LeanRMSNorm(weight, eps, offset)
     return None

@@ -35,3 +35,14 @@ def mask_of(positions: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     keep = torch.ones(math.prod(shape), dtype=torch.bool, device=positions.device)
     keep[positions] = False
     return keep.view(shape)
+
+
+_SEEDS: dict[torch.device, Tensor] = {}
+
+
+def step_seed(device: torch.device) -> Tensor:
+    """The seed that masks on a GPU are drawn from, int64 ``[1]`` on the device: one tensor, so that a captured step sees
+    every change of its value. Training sets it from the recipe and adds one before every forward pass."""
+    if device not in _SEEDS:
+        _SEEDS[device] = torch.zeros(1, dtype=torch.int64, device=device)
+    return _SEEDS[device]

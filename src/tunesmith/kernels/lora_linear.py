@@ -11,7 +11,8 @@ the caller owns it. Backward brackets on the rank side, so nothing of size out×
     dA = tᵀ drop(x)
     dx = dy Ŵ + drop(t A)
 
-And dropout keeps the positions it dropped, not a mask. Legend: T tokens, K in-features, N out-features of all members
+And dropout stores no mask: on a CPU the positions it dropped, on a GPU nothing, for there it is drawn again from a
+counter. Legend: T tokens, K in-features, N out-features of all members
 together, n_i of one, r_i its rank, R the ranks' sum.
 """
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.columns import neighbours
-from tunesmith.kernels.dropout import dropped_positions, mask_of
+from tunesmith.kernels.rank_side import RankSide, rank_side
 
 
 def lora_linear(
@@ -35,6 +36,7 @@ def lora_linear(
     lora_B: Sequence[Tensor],
     scaling: Sequence[float],
     dropout_p: float = 0.0,
+    salt: int = 0,
 ) -> tuple[Tensor, ...]:
     """Outputs of all linears that read ``x``, one tensor ``[*, n_i]`` each.
 
@@ -46,11 +48,12 @@ def lora_linear(
         lora_A: ``[r_i, K]`` each; lora_B: ``[n_i, r_i]`` each. May be wider than x's dtype (fp32 masters).
         scaling: s of each member, ``alpha / r`` or ``alpha / sqrt(r)``.
         dropout_p: the chance that an element of x is dropped on the LoRA path; the members share one draw.
+        salt: tells this group's draw from that of others (used on a GPU, see `rank_side`).
     """
     flat = x.reshape(-1, x.shape[-1])
-    dropped = dropped_positions(flat.numel(), dropout_p, x.device) if dropout_p > 0 else None
     scaling = tuple(s / (1 - dropout_p) for s in scaling)
-    outputs = _LoraLinear.apply(flat, weight, bias, dropped, scaling, len(lora_A), *lora_A, *lora_B)
+    side = rank_side(flat, sum(a.shape[0] for a in lora_A), dropout_p, salt)
+    outputs = _LoraLinear.apply(flat, weight, bias, side, scaling, len(lora_A), *lora_A, *lora_B)
     return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)
 
 
@@ -62,20 +65,14 @@ def lora_linear_plain(
     lora_B: Sequence[Tensor],
     scaling: Sequence[float],
     dropout_p: float = 0.0,
+    salt: int = 0,
 ) -> tuple[Tensor, ...]:
     """The plain twin of `lora_linear`: ordinary autograd, same draw of dropout for the same random state."""
     base = F.linear(x, weight(), bias).split([B.shape[0] for B in lora_B], dim=-1)
     if dropout_p > 0:
-        keep = mask_of(dropped_positions(x.numel(), dropout_p, x.device), x.shape)
+        keep = rank_side(x.reshape(-1, x.shape[-1]), 1, dropout_p, salt).mask().view(x.shape)
         x = x * keep / (1 - dropout_p)
     return tuple(y + s * (x @ A.to(x.dtype).T @ B.to(x.dtype).T) for y, A, B, s in zip(base, lora_A, lora_B, scaling))
-
-
-def _drop(x: Tensor, dropped: Tensor | None) -> Tensor:
-    """x with the dropped elements zero; the factor 1/(1-p) lives in the scaling."""
-    if dropped is None:
-        return x
-    return x.reshape(-1).index_fill(0, dropped, 0).view_as(x)
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -85,54 +82,55 @@ class _LoraLinear(torch.autograd.Function):
         x: Tensor,
         weight: Callable[[], Tensor],
         bias: Tensor | None,
-        dropped: Tensor | None,
+        side: RankSide,
         scaling: tuple[float, ...],
         members: int,
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         lora_A, lora_B = factors[:members], factors[members:]
-        A = torch.cat([a.to(x.dtype) for a in lora_A])
         B = [b.to(x.dtype) for b in lora_B]
-        kept = _drop(x, dropped)
-        xA = kept @ A.T
+        kept, xA = side.project(x, _stacked(lora_A, x.dtype))
         W = weight()
         y = torch.addmm(bias, x, W.T) if bias is not None else x @ W.T
         outputs = y.split([b.shape[0] for b in B], dim=1)
         for out, part, b, s in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B, scaling):
             out.addmm_(part, b.T, alpha=s)
-        ctx.save_for_backward(kept, xA, dropped, *factors)  # x itself is not needed again
-        ctx.weight, ctx.scaling, ctx.members = weight, scaling, members
+        ctx.save_for_backward(kept, xA, *factors)
+        ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, xA, dropped, *factors = ctx.saved_tensors
+        kept, xA, *factors = ctx.saved_tensors
         lora_A, lora_B = factors[: ctx.members], factors[ctx.members :]
         ranks = [a.shape[0] for a in lora_A]
         t = torch.empty_like(xA)
         grads_B = []
         for dy, b, part, t_i, s in zip(grads, lora_B, xA.split(ranks, 1), t.split(ranks, 1), ctx.scaling):
-            # Thin products run three times as fast with the rank as rows, so B and dB are handled transposed.
-            t_i.copy_(F.linear(dy, b.to(xA.dtype).T.contiguous())).mul_(s)
+            # Thin products run three times as fast on a CPU with the rank as rows, so B and dB are handled transposed.
+            torch.mul(F.linear(dy, b.to(xA.dtype).T.contiguous()), s, out=t_i)
             grads_B.append((part.T @ dy).mul_(s).T.to(b.dtype, memory_format=torch.contiguous_format))
-        grad_A = t.T @ kept
-        grads_A = [g.to(a.dtype) for g, a in zip(grad_A.split(ranks), lora_A)]
-        dx = _input_gradient(ctx.weight(), grads, t, lora_A, dropped) if ctx.needs_input_grad[0] else None
+        grads_A = [g.to(a.dtype) for g, a in zip(ctx.side.gradient(t, kept).split(ranks), lora_A)]
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = ctx.side.add_projected(_frozen_gradient(ctx.weight(), grads), t, _stacked(lora_A, xA.dtype))
         return (dx, None, None, None, None, None, *grads_A, *grads_B)
 
 
-def _input_gradient(W: Tensor, grads: Sequence[Tensor], t: Tensor, lora_A: Sequence[Tensor], dropped: Tensor | None) -> Tensor:
-    """``dy Ŵ + drop(t A)``, ``[T, K]``."""
+def _stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """``[R, K]``"""
+    return torch.cat([a.to(dtype) for a in lora_A]) if len(lora_A) > 1 else lora_A[0].to(dtype)
+
+
+def _frozen_gradient(W: Tensor, grads: Sequence[Tensor]) -> Tensor:
+    """``dy Ŵ``, ``[T, K]``."""
     joined = neighbours(grads)
-    start, dx = 0, None
-    for dy in grads if joined is None else (joined,):
-        rows = W[start : start + dy.shape[1]]
-        dx = dy @ rows if dx is None else dx.addmm_(dy, rows)
+    if joined is not None:
+        return joined @ W
+    start = grads[0].shape[1]
+    dx = grads[0] @ W[:start]
+    for dy in grads[1:]:
+        dx.addmm_(dy, W[start : start + dy.shape[1]])
         start += dy.shape[1]
-    assert dx is not None
-    A = torch.cat([a.to(dx.dtype) for a in lora_A])
-    if dropped is None:
-        return dx.addmm_(t, A)
-    kept = dx.take(dropped)  # a dropped element gets no gradient from the LoRA path: put its value back afterwards
-    return dx.addmm_(t, A).put_(dropped, kept)
+    return dx

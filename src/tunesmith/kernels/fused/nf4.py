@@ -1,0 +1,81 @@
+"""Dequantise bitsandbytes' NF4 in one kernel: ``Ŵ = code[nibble] · absmax[block]``, the scales themselves unpacked on the way.
+
+NF4 and double quantisation: Dettmers et al. 2023 (arXiv 2305.14314). With double quantisation a block's scale is
+``code₂[q] · absmax₂[block / 256] + offset``, for which bitsandbytes runs two kernels more and stores the scales between
+them. Order of operations and roundings are those of bitsandbytes' CUDA kernels, so the result is equal to the bit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BYTES = 2048
+"""Packed bytes (two values each) a program unpacks."""
+
+
+def dequantise(weight: Tensor, quant_state: Any, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """The weight ``[N, K]`` a bitsandbytes 4-bit parameter stands for.
+
+    Args:
+        weight: packed, two values a byte, the first in the high half; any shape and storage type, contiguous.
+        quant_state: bitsandbytes' ``QuantState`` of type nf4, its tensors (offset too) on the weight's device.
+        dtype: of the result. out: ``[N, K]`` contiguous of that type to write into.
+    """
+    assert quant_state.quant_type == "nf4"
+    shape: Sequence[int] = quant_state.shape
+    if out is None:
+        out = torch.empty(shape, dtype=dtype, device=weight.device)
+    assert out.shape == torch.Size(shape)
+    assert out.dtype == dtype
+    assert out.is_contiguous()
+    packed = weight.detach().view(torch.uint8)
+    absmax, inner = quant_state.absmax, quant_state.state2
+    scales = (inner.code, inner.absmax, quant_state.offset) if inner is not None else (absmax, absmax, absmax)
+    half = quant_state.blocksize // 2
+    blocks = max(1, BYTES // half)
+    pairs = out.numel() // 2
+    _dequantise[(triton.cdiv(pairs, blocks * half),)](
+        packed, quant_state.code, absmax, *scales, out, pairs, inner.blocksize if inner is not None else 1,
+        NESTED=inner is not None, BLOCKS=blocks, HALF=half, num_warps=4,
+        enable_fp_fusion=False,  # bitsandbytes rounds the product before it adds the offset
+    )  # fmt: skip
+    return out
+
+
+def dequantise_plain(weight: Tensor, quant_state: Any, dtype: torch.dtype) -> Tensor:
+    """The plain twin of `dequantise`."""
+    absmax, inner = quant_state.absmax, quant_state.state2
+    if inner is not None:
+        outer = inner.absmax.repeat_interleave(inner.blocksize)[: absmax.numel()]
+        absmax = inner.code[absmax.long()] * outer + quant_state.offset
+    packed = weight.detach().view(torch.uint8).flatten().long()
+    values = quant_state.code[torch.stack([packed >> 4, packed & 15], dim=1).flatten()]
+    scale = absmax.repeat_interleave(quant_state.blocksize)[: values.numel()]
+    return (values * scale).to(dtype).view(quant_state.shape)
+
+
+@triton.jit
+def _dequantise(
+    packed, code, absmax, inner_code, inner_absmax, offset, out, pairs, inner_size,
+    NESTED: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """A tile of BLOCKS quantisation blocks, HALF bytes each: one scale a row."""
+    block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    here = block * HALF < pairs
+    if NESTED:
+        scale = tl.load(inner_code + tl.load(absmax + block, here, 0).to(tl.int32))
+        scale = scale * tl.load(inner_absmax + block // inner_size, here, 0.0)
+        scale = (scale + tl.load(offset))[:, None]
+    else:
+        scale = tl.load(absmax + block, here, 0.0)[:, None]
+    pair = block[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    byte = tl.load(packed + pair, pair < pairs, 0).to(tl.int32)
+    high = tl.load(code + (byte >> 4)) * scale
+    low = tl.load(code + (byte & 15)) * scale
+    values = tl.reshape(tl.join(high, low), [BLOCKS, 2 * HALF])
+    slot = block[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
+    tl.store(out + slot, values.to(out.dtype.element_ty), slot < 2 * pairs)
