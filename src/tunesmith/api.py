@@ -165,7 +165,9 @@ def _load(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
     linears = speed_up(model, job.compute.dtype, job.plan.keep)
     loss_of, path = choose_loss(base)
     if recipe.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # On a GPU dropout is drawn from a counter, so there is no random state to bring back (which would end a capture).
+        on_cpu = job.compute.device.type == "cpu"
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
     return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)

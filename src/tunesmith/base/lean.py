@@ -108,8 +108,9 @@ def _swap(model: nn.Module, name: str, call: Any, block: _Block) -> int:
 def _group(layers: dict[str, Any], calls: list[tuple[str, int]], dtype: torch.dtype, keep: bool) -> int:
     """Group neighbouring calls that read the same input; a layer called more than once stays peft's own."""
     times = Counter(name for name, _ in calls)
+    once = [call for call in calls if times[call[0]] == 1]
     groups = 0
-    for _, run in groupby((call for call in calls if times[call[0]] == 1), key=lambda call: call[1]):
+    for _, run in groupby(once, key=lambda call: (call[1], layers[call[0]].scaling[ADAPTER])):
         members = [layers[name] for name, _ in run]
         group = LinearGroup(members, ADAPTER, dtype, keep, salt=groups)
         for number, layer in enumerate(members):

@@ -48,7 +48,7 @@ CUSTOM_MODULES: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class LinearGroup:
-    """Linears that read the same tensor (q, k, v; gate, up), computed together when the first of them is called.
+    """Linears of one scaling that read the same tensor (q, k, v; gate, up), computed together when the first is called.
 
     members: the lean layers, in the order the model calls them. adapter: the adapter's name. kept: the stacked weights
     ``[N, K]`` in the compute type, or None to dequantise them at every use (same numbers, less memory, slower).
@@ -97,7 +97,7 @@ class LinearGroup:
             self.bias,
             [layer.lora_A[name].weight for layer in layers],
             [layer.lora_B[name].weight for layer in layers],
-            [layer.scaling[name] for layer in layers],
+            layers[0].scaling[name],
             p,
             self.salt,
         )

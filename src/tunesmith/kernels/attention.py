@@ -96,7 +96,7 @@ def segment_attention(
     """
     parts = []
     for bucket in segments.buckets:
-        q = _pad(query[bucket.tokens], bucket)
+        q = _pad(_rows(query, bucket.tokens), bucket)
         k = _with_prefix(key, bucket)
         v = _with_prefix(value, bucket)
         out = _attend(q, k, v, scaling, sliding_window, softcap)
@@ -176,11 +176,16 @@ def _mask(length: int, total: int, window: int | None, like: Tensor) -> Tensor:
 
 
 def _with_prefix(flat: Tensor, bucket: Bucket) -> Tensor:
-    own = _pad(flat[bucket.tokens], bucket)
+    own = _pad(_rows(flat, bucket.tokens), bucket)
     if bucket.prefix is None:
         return own
     prefix = flat[bucket.prefix].unsqueeze(0).expand(bucket.count, -1, -1, -1)
     return torch.cat([prefix, own], dim=1)
+
+
+def _rows(flat: Tensor, part: slice) -> Tensor:
+    """A slice of the tokens; all of them are the tensor itself, whose gradient then needs no zeros around it."""
+    return flat if part == slice(0, flat.shape[0]) else flat[part]
 
 
 def _pad(flat: Tensor, bucket: Bucket) -> Tensor:

@@ -51,34 +51,45 @@ def _logits(hidden: Tensor, weight: Tensor, scratch: Tensor) -> Tensor:
     return logits
 
 
+def _loss_and_slope(logits: Tensor, targets: Tensor, softcap: float, scale: float, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """The sum of the losses, and the gradient with respect to ``scale · logits``, of logits' type; logits are overwritten."""
+    if logits.is_cuda and logits.dtype != torch.float64:
+        from tunesmith.kernels.fused.cross_entropy import softmax_gradient
+
+        return softmax_gradient(logits, targets, softcap, scale, gradient).sum(), logits if gradient else None
+    kind, logits = logits.dtype, logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if scale != 1.0:
+        logits.mul_(scale)
+    if softcap:
+        logits.div_(softcap).tanh_().mul_(softcap)
+    target = targets.unsqueeze(1)
+    highest, where = logits.max(1, keepdim=True)
+    target_logit = logits.gather(1, target)
+    slope = 1 - (logits / softcap).square_() if softcap and gradient else None
+    softmax = torch.softmax(logits, 1, out=logits)
+    # log Z from the largest probability, which is never below 1/V: one pass less than logsumexp, and as exact
+    total = (highest - softmax.gather(1, where).log() - target_logit).sum()
+    if not gradient:
+        return total, None
+    dlogits = softmax.scatter_add_(1, target, -torch.ones_like(target_logit))
+    return total, (dlogits if slope is None else dlogits.mul_(slope)).to(kind)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, scale: float) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        total = torch.zeros((), dtype=wide, device=hidden.device)
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         grad = torch.empty_like(hidden) if hidden.requires_grad else None
         chunks = math.ceil(hidden.shape[0] * weight.shape[0] / CHUNK_ELEMENTS)
         rows = max(1, math.ceil(hidden.shape[0] / max(chunks, 1)))
         scratch = hidden.new_empty(rows, weight.shape[0])
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = _logits(hidden[part], weight, scratch).to(wide)
-            if scale != 1.0:
-                logits.mul_(scale)
-            if softcap:
-                logits.div_(softcap).tanh_().mul_(softcap)
-            target = targets[part].unsqueeze(1)
-            highest, where = logits.max(1, keepdim=True)
-            target_logit = logits.gather(1, target)
-            slope = 1 - (logits / softcap).square_() if softcap and grad is not None else None
-            softmax = torch.softmax(logits, 1, out=logits)
-            # log Z from the largest probability, which is never below 1/V: one pass less than logsumexp, and as exact
-            total += (highest - softmax.gather(1, where).log() - target_logit).sum()
-            if grad is not None:
-                dlogits = softmax.scatter_add_(1, target, -torch.ones_like(target_logit))
-                if slope is not None:
-                    dlogits.mul_(slope)
-                torch.mm(dlogits.to(weight.dtype), weight, out=grad[part])
+            logits = _logits(hidden[part], weight, scratch)
+            loss, slope = _loss_and_slope(logits, targets[part], softcap, scale, grad is not None)
+            total += loss
+            if grad is not None and slope is not None:
+                torch.mm(slope, weight, out=grad[part])
         if grad is not None:
             ctx.save_for_backward(grad.mul_(scale) if scale != 1.0 else grad)
         return total

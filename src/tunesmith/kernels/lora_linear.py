@@ -7,13 +7,12 @@ matrix and their A matrices make one product. Three things make it lean. The fro
 the caller owns it. Backward brackets on the rank side, so nothing of size out×in is ever formed:
 
     t = s dy B          [T, r]
-    dB = s dyᵀ (drop(x) Aᵀ)
+    dB = dyᵀ (s drop(x) Aᵀ)
     dA = tᵀ drop(x)
     dx = dy Ŵ + drop(t A)
 
-And dropout stores no mask: on a CPU the positions it dropped, on a GPU nothing, for there it is drawn again from a
-counter. Legend: T tokens, K in-features, N out-features of all members
-together, n_i of one, r_i its rank, R the ranks' sum.
+And dropout stores no mask (see `rank_side`). Legend: T tokens, K in-features, N out-features of all members together, n_i of
+one, r_i its rank, R the ranks' sum.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ def lora_linear(
     bias: Tensor | None,
     lora_A: Sequence[Tensor],
     lora_B: Sequence[Tensor],
-    scaling: Sequence[float],
+    scaling: float,
     dropout_p: float = 0.0,
     salt: int = 0,
 ) -> tuple[Tensor, ...]:
@@ -46,14 +45,13 @@ def lora_linear(
             dequantised on the fly need not live between the two.
         bias: stacked frozen biases ``[N]`` or None.
         lora_A: ``[r_i, K]`` each; lora_B: ``[n_i, r_i]`` each. May be wider than x's dtype (fp32 masters).
-        scaling: s of each member, ``alpha / r`` or ``alpha / sqrt(r)``.
+        scaling: s, ``alpha / r`` or ``alpha / sqrt(r)``, the members' own.
         dropout_p: the chance that an element of x is dropped on the LoRA path; the members share one draw.
         salt: tells this group's draw from that of others (used on a GPU, see `rank_side`).
     """
     flat = x.reshape(-1, x.shape[-1])
-    scaling = tuple(s / (1 - dropout_p) for s in scaling)
     side = rank_side(flat, sum(a.shape[0] for a in lora_A), dropout_p, salt)
-    outputs = _LoraLinear.apply(flat, weight, bias, side, scaling, len(lora_A), *lora_A, *lora_B)
+    outputs = _LoraLinear.apply(flat, weight, bias, side, scaling / (1 - dropout_p), len(lora_A), *lora_A, *lora_B)
     return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)
 
 
@@ -63,7 +61,7 @@ def lora_linear_plain(
     bias: Tensor | None,
     lora_A: Sequence[Tensor],
     lora_B: Sequence[Tensor],
-    scaling: Sequence[float],
+    scaling: float,
     dropout_p: float = 0.0,
     salt: int = 0,
 ) -> tuple[Tensor, ...]:
@@ -72,7 +70,7 @@ def lora_linear_plain(
     if dropout_p > 0:
         keep = rank_side(x.reshape(-1, x.shape[-1]), 1, dropout_p, salt).mask().view(x.shape)
         x = x * keep / (1 - dropout_p)
-    return tuple(y + s * (x @ A.to(x.dtype).T @ B.to(x.dtype).T) for y, A, B, s in zip(base, lora_A, lora_B, scaling))
+    return tuple(y + scaling * (x @ A.to(x.dtype).T @ B.to(x.dtype).T) for y, A, B in zip(base, lora_A, lora_B))
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -83,20 +81,25 @@ class _LoraLinear(torch.autograd.Function):
         weight: Callable[[], Tensor],
         bias: Tensor | None,
         side: RankSide,
-        scaling: tuple[float, ...],
+        scaling: float,
         members: int,
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         lora_A, lora_B = factors[:members], factors[members:]
-        B = [b.to(x.dtype) for b in lora_B]
-        kept, xA = side.project(x, _stacked(lora_A, x.dtype))
-        W = weight()
-        y = torch.addmm(bias, x, W.T) if bias is not None else x @ W.T
+        B = [_compute(b, x.dtype) for b in lora_B]
+        kept, xA = side.project(x, _stacked(lora_A, x.dtype), scaling)
+        # The thin product first: the thick one adds to it as it goes, which costs one pass over y instead of two.
+        y = x.new_empty(x.shape[0], sum(b.shape[0] for b in B))
         outputs = y.split([b.shape[0] for b in B], dim=1)
-        for out, part, b, s in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B, scaling):
-            out.addmm_(part, b.T, alpha=s)
+        for out, part, b in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B):
+            torch.mm(part, b.T, out=out)
+        if bias is not None:
+            y.add_(bias)
+        y.addmm_(x, weight().T)
         ctx.save_for_backward(kept, xA, *factors)
         ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
+        # autograd may hand back other objects for the factors: what hangs on them is kept here
+        ctx.A, ctx.B = _stacked(lora_A, x.dtype), B
         return outputs
 
     @staticmethod
@@ -107,30 +110,35 @@ class _LoraLinear(torch.autograd.Function):
         ranks = [a.shape[0] for a in lora_A]
         t = torch.empty_like(xA)
         grads_B = []
-        for dy, b, part, t_i, s in zip(grads, lora_B, xA.split(ranks, 1), t.split(ranks, 1), ctx.scaling):
-            # Thin products run three times as fast on a CPU with the rank as rows, so B and dB are handled transposed.
-            torch.mul(F.linear(dy, b.to(xA.dtype).T.contiguous()), s, out=t_i)
-            grads_B.append((part.T @ dy).mul_(s).T.to(b.dtype, memory_format=torch.contiguous_format))
-        grads_A = [g.to(a.dtype) for g, a in zip(ctx.side.gradient(t, kept).split(ranks), lora_A)]
+        for dy, b, full, part, t_i in zip(grads, ctx.B, lora_B, xA.split(ranks, 1), t.split(ranks, 1)):
+            ctx.side.pull(dy, b, ctx.scaling, t_i)
+            grads_B.append(ctx.side.gradient_B(dy, part, full.dtype))
+        grads_A = [g.to(a.dtype) for g, a in zip(ctx.side.gradient_A(t, kept).split(ranks), lora_A)]
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = ctx.side.add_projected(_frozen_gradient(ctx.weight(), grads), t, _stacked(lora_A, xA.dtype))
+            dx = _add_frozen(ctx.side.spread(t, ctx.A), ctx.weight(), grads)
         return (dx, None, None, None, None, None, *grads_A, *grads_B)
+
+
+def _compute(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A factor in the compute type: the copy that training keeps up to date (see `training.flat`), or one made now."""
+    copy = getattr(factor, "compute_copy", None)
+    return copy if copy is not None and copy.dtype == dtype else factor.to(dtype)
 
 
 def _stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """``[R, K]``"""
-    return torch.cat([a.to(dtype) for a in lora_A]) if len(lora_A) > 1 else lora_A[0].to(dtype)
+    parts = [_compute(a, dtype) for a in lora_A]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _frozen_gradient(W: Tensor, grads: Sequence[Tensor]) -> Tensor:
-    """``dy Ŵ``, ``[T, K]``."""
+def _add_frozen(dx: Tensor, W: Tensor, grads: Sequence[Tensor]) -> Tensor:
+    """``dx + dy Ŵ`` in place, ``[T, K]``."""
     joined = neighbours(grads)
     if joined is not None:
-        return joined @ W
-    start = grads[0].shape[1]
-    dx = grads[0] @ W[:start]
-    for dy in grads[1:]:
+        return dx.addmm_(joined, W)
+    start = 0
+    for dy in grads:
         dx.addmm_(dy, W[start : start + dy.shape[1]])
         start += dy.shape[1]
     return dx

@@ -2,21 +2,21 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch.nn import Parameter
 
 from tunesmith.base.adapter import adapter_parameters
 from tunesmith.data.loader import Loader
 from tunesmith.data.packing import Pack
 from tunesmith.recipe import Recipe
-from tunesmith.training import guard
-from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.graph import GraphUpdate
 from tunesmith.training.schedule import learning_rate
 from tunesmith.training.step import PackLoss
+from tunesmith.training.update import EagerUpdate
 
 
 @dataclass(frozen=True)
@@ -49,41 +49,37 @@ def train(
 ) -> Iterator[StepReport]:
     """Train the adapter of ``model`` in place, yielding a report after every update.
 
-    The loss is summed over trained tokens and divided once by their count in the whole accumulation window, so that the
-    split of a window into micro-batches does not change the update.
-
     Raises:
         TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient.
     """
     parameters = adapter_parameters(model)
-    device = next(iter(parameters.values())).device
-    optimizer = make_optimizer(parameters.values(), recipe, peak, device)
+    torch.manual_seed(recipe.seed)
+    update = make_update(model, loss_of, parameters, recipe, peak)
     total = total_updates(loader, recipe)
     warmup = recipe.warmup_steps or math.ceil(recipe.warmup_ratio * total)
     every = recipe.eval_steps or loader.updates_per_epoch
-    torch.manual_seed(recipe.seed)
     model.train()
-    for step, (epoch, packs) in enumerate(_windows(loader, total), 1):
-        start = time.perf_counter()
-        rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
-        trained = sum(len(pack.targets) for pack in packs)
-        loss = _accumulate(loss_of, packs, trained, step, device)
-        if step == 1:
-            guard.check_gradients(parameters, step)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm or math.inf))
-        guard.check_norm(norm, step)
-        _move(optimizer, rate)
-        seconds = time.perf_counter() - start
-        held_out = evaluate(model, loss_of, eval_packs) if eval_packs and (step % every == 0 or step == total) else None
-        tokens = sum(pack.tokens for pack in packs)
-        yield StepReport(step, total, epoch, loss, rate, norm, tokens, trained, seconds, held_out)
+    try:
+        for step, (epoch, packs) in enumerate(_windows(loader, total), 1):
+            start = time.perf_counter()
+            rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
+            loss, norm = update(packs, rate, step)
+            seconds = time.perf_counter() - start
+            held_out = evaluate(model, loss_of, eval_packs) if eval_packs and (step % every == 0 or step == total) else None
+            tokens, trained = sum(pack.tokens for pack in packs), sum(len(pack.targets) for pack in packs)
+            yield StepReport(step, total, epoch, loss, rate, norm, tokens, trained, seconds, held_out)
+    finally:
+        update.close()
 
 
-def _move(optimizer: Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad()
+def make_update(
+    model: Any, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float
+) -> EagerUpdate | GraphUpdate:
+    """The fastest way to make an update on the device the parameters lie on."""
+    embedding = model.get_input_embeddings().weight
+    if embedding.is_cuda:
+        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype)
+    return EagerUpdate(loss_of, parameters, recipe, peak)
 
 
 def _windows(loader: Loader, total: int) -> Iterator[tuple[float, list[Pack]]]:
@@ -97,19 +93,6 @@ def _windows(loader: Loader, total: int) -> Iterator[tuple[float, list[Pack]]]:
             if done == total:
                 return
         epoch += 1
-
-
-def _accumulate(loss_of: PackLoss, packs: Sequence[Pack], trained: int, step: int, device: torch.device) -> float:
-    """Gradient of the window's mean loss, micro-batch by micro-batch; returns that mean."""
-    total = 0.0
-    for pack in packs:
-        with loss_of.attention():
-            loss = loss_of.of(pack.to(device) if device.type != "cpu" else pack)
-            value = float(loss.detach())
-            guard.check_loss(value, step, pack.where)
-            (loss / trained).backward()
-        total += value
-    return total / trained
 
 
 @torch.no_grad()

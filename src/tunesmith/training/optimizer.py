@@ -29,7 +29,8 @@ def make_optimizer(parameters: Iterable[Parameter], recipe: Recipe, peak: float,
         "weight_decay": recipe.weight_decay,
     }
     if recipe.optim == "adamw_torch":
-        return torch.optim.AdamW(parameters, fused=True, **settings)  # type: ignore[arg-type]
+        # capturable: the count of steps lies on the GPU, where a captured update can see it
+        return torch.optim.AdamW(parameters, fused=True, capturable=device.type == "cuda", **settings)  # type: ignore[arg-type]
     check_optimizer(recipe, device)
     import bitsandbytes as bnb
 

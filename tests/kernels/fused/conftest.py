@@ -30,6 +30,6 @@ def agree():
 
     def compare(actual: torch.Tensor, expected: torch.Tensor) -> None:
         last_place = {torch.bfloat16: 2**-7, torch.float16: 2**-10, torch.float32: 1e-5}[actual.dtype]
-        torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=last_place, atol=2e-5, check_device=False)
+        torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=last_place, atol=5e-5, check_device=False)
 
     return compare

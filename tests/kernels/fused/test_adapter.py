@@ -24,18 +24,16 @@ def _keep(shape, p, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_equal_the_plain_twins(device, agree, shape, dtype, p):
-    x, dx, t, A = _inputs(shape, device, dtype)
+    x, _, t, A = _inputs(shape, device, dtype)
     keep = _keep(shape, p, device)
     drawn = (p, torch.tensor([2**35 + 1], device=device), 6) if p else ()
-    projected = adapter.project(x, A, *drawn)
+    projected = adapter.project(x, A, 0.5, *drawn)
     assert projected.dtype == dtype
-    agree(projected, adapter.project_plain(x, A, keep))
+    agree(projected, adapter.project_plain(x, A, keep, 0.5))
     grad_A = adapter.lora_grad_A(t, x, *drawn)
     assert grad_A.dtype == torch.float32
     agree(grad_A, adapter.lora_grad_A_plain(t, x, keep))
-    expected = adapter.add_projected_plain(dx, t, A, keep)
-    assert adapter.add_projected(dx, t, A, *drawn) is dx
-    agree(dx, expected)
+    agree(adapter.spread(t, A, *drawn), adapter.spread_plain(t, A, keep))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -44,7 +42,7 @@ def test_a_long_sum_is_split_and_put_together_again(device, agree, dtype):
     x, _, t, A = _inputs((tokens, size, 8), device, dtype)
     drawn = 0.3, torch.tensor([2**35 + 1], device=device), 6
     assert adapter._split(size, 2, 64, 256)[1] > 1
-    agree(adapter.project(x, A, *drawn), adapter.project_plain(x, A, _keep((tokens, size), 0.3, device)))
+    agree(adapter.project(x, A, 1.0, *drawn), adapter.project_plain(x, A, _keep((tokens, size), 0.3, device)))
     x, _, t, _ = _inputs((1100, 70, 8), device, dtype)
     agree(adapter.lora_grad_A(t, x, *drawn), adapter.lora_grad_A_plain(t, x, _keep((1100, 70), 0.3, device)))
 
@@ -58,27 +56,24 @@ def test_shares_of_a_split_sum_cover_it_and_none_is_empty(length, tiles, step):
 
 
 def test_wide_factors_are_rounded_to_the_type_of_x(device, agree):
-    x, dx, t, A = _inputs((7, 100, 8), device, torch.bfloat16)
+    x, _, t, A = _inputs((7, 100, 8), device, torch.bfloat16)
     A = A.float()  # of values bf16 can hold: the interpreter would cut others off instead of rounding
     keep = _keep((7, 100), 0.0, device)
     agree(adapter.project(x, A), adapter.project_plain(x, A, keep))
-    expected = adapter.add_projected_plain(dx, t, A, keep)
-    agree(adapter.add_projected(dx, t, A), expected)
+    agree(adapter.spread(t, A), adapter.spread_plain(t, A, keep))
 
 
 @pytest.mark.parametrize("size", [96, 101])
-def test_all_five_functions_draw_one_mask(device, size):
+def test_all_functions_draw_one_mask(device, size):
     """Each is fed so that its result is the mask itself."""
     tokens = 20
     drawn = 0.4, torch.tensor([8], device=device), 3
     ones, eye = torch.ones(tokens, size, device=device), torch.eye(size, device=device)
-    zeros = torch.zeros_like(ones)
     masks = [
         dropout.drop(ones, *drawn),
-        dropout.add_dropped(zeros.clone(), ones, *drawn),
-        adapter.project(ones, eye, *drawn),
+        adapter.project(ones, eye, 1.0, *drawn),
         adapter.lora_grad_A(torch.eye(tokens, device=device), ones, *drawn),
-        adapter.add_projected(zeros.clone(), torch.ones(tokens, 1, device=device), torch.ones(1, size, device=device), *drawn),
+        adapter.spread(torch.ones(tokens, 1, device=device), torch.ones(1, size, device=device), *drawn),
     ]
     expected = dropout.keep_plain(tokens, size, 0.4, 8, 3).float()
     for mask in masks:
@@ -93,9 +88,9 @@ def test_a_captured_graph_holds_all_three_and_follows_the_seed(agree):
 
     def products():
         return (
-            adapter.project(x, A, 0.3, seed, 6),
+            adapter.project(x, A, 1.0, 0.3, seed, 6),
             adapter.lora_grad_A(t, x, 0.3, seed, 6),
-            adapter.add_projected(torch.zeros_like(x), t, A, 0.3, seed, 6),
+            adapter.spread(t, A, 0.3, seed, 6),
         )
 
     products()
@@ -108,4 +103,4 @@ def test_a_captured_graph_holds_all_three_and_follows_the_seed(agree):
         keep = dropout.keep_plain(*shape[:2], 0.3, value, 6).cuda()
         torch.testing.assert_close(outputs[0], adapter.project_plain(x, A, keep), rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(outputs[1], adapter.lora_grad_A_plain(t, x, keep), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(outputs[2], adapter.add_projected_plain(torch.zeros_like(x), t, A, keep), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(outputs[2], adapter.spread_plain(t, A, keep), rtol=1e-2, atol=1e-2)

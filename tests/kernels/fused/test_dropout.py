@@ -19,16 +19,17 @@ def _mask(rows, columns, p, seed, salt, device):
 
 
 def test_plain_words_are_those_the_authors_of_philox_publish():
-    """Known answer of philox4x32-10 for counter and key zero (Random123, kat_vectors)."""
-    expected = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    assert dropout.draws_plain(4, seed=0, salt=0).tolist() == expected
+    """Known answer of philox4x32-7 for counter and key zero (Random123, kat_vectors)."""
+    words = [0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48]
+    expected = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+    assert dropout.draws_plain(8, seed=0, salt=0).tolist() == expected
 
 
 @pytest.mark.parametrize("p", [0.0, 0.05, 0.5, 0.999])
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("salt", [0, 1, 2**31 - 1])
 def test_mask_equals_the_plain_twin(device, p, seed, salt):
-    assert torch.equal(_mask(5, 100, p, seed, salt, device).flatten(), dropout.keep_mask_plain(500, p, seed, salt))
+    assert torch.equal(_mask(5, 104, p, seed, salt, device).flatten(), dropout.keep_mask_plain(520, p, seed, salt))
 
 
 @pytest.mark.parametrize("columns", [1, 3, 101, 1030])
@@ -40,22 +41,17 @@ def test_every_row_starts_a_new_group(device, columns):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(7, 100), (1, 5), (6, 1030), (0, 8)])
-def test_kept_values_are_unscaled_and_added_gradients_masked_alike(device, agree, shape, dtype):
+def test_kept_values_are_unscaled(device, shape, dtype):
     rows, columns = shape
-    x, y, wide = torch.randn(3, rows, columns + 16, device=device).to(dtype).unbind()
-    x, y, dx = (matrix[:, 8 : 8 + columns] for matrix in (x, y, wide))
+    wide = torch.randn(rows, columns + 16, device=device).to(dtype)
+    x = wide[:, 8 : 8 + columns]
     keep = dropout.keep_plain(rows, columns, 0.3, 11, 4).to(device)
     assert torch.equal(dropout.drop(x, 0.3, _seed(11, device), 4), x * keep)
-    expected, beside = dx.float() + keep * y.float(), wide[:, [*range(8), *range(-8, 0)]]
-    assert dropout.add_dropped(dx, y, 0.3, _seed(11, device), 4) is dx
-    agree(dx, expected)
-    assert torch.equal(wide[:, [*range(8), *range(-8, 0)]], beside)
 
 
 def test_infinite_values_that_are_dropped_are_zero(device):
     x = torch.full((4, 64), torch.inf, device=device)
     assert not dropout.drop(x, 0.5, _seed(1, device), 0).isnan().any()
-    assert not dropout.add_dropped(torch.zeros_like(x), x, 0.5, _seed(1, device), 0).isnan().any()
 
 
 @pytest.mark.parametrize("p", [0.01, 0.05, 0.5, 0.9])
@@ -96,6 +92,6 @@ def test_neither_salt_nor_p_nor_the_number_of_rows_compiles_anew():
     seed = torch.tensor([5], device="cuda")
     dropout.drop(torch.ones(64, 256, device="cuda"), 0.5, seed, 7)
     compiled = len(dropout._drop.device_caches[torch.cuda.current_device()][0])
-    for rows, p, salt in ((1, 0.05, 0), (17, 0.9, 1), (32, 0.0, 16), (5, 1 / 2**31, 2**31 - 1)):
+    for rows, p, salt in ((1, 0.05, 0), (17, 0.9, 1), (32, 0.0, 16), (5, 1 / 2**16, 2**31 - 1)):
         dropout.drop(torch.ones(rows, 256, device="cuda"), p, seed, salt)
     assert len(dropout._drop.device_caches[torch.cuda.current_device()][0]) == compiled

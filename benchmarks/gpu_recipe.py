@@ -1,0 +1,563 @@
+"""The reference job on one GPU: tunesmith against trl + peft + bitsandbytes, on random weights of the Phi-3-mini shape.
+
+    python benchmarks/gpu_recipe.py --folder /tmp/phi3 --out OUT CONTENDER [CONTENDER …]
+
+341 packed rows of 64 random tokens, batches of 16, 22 updates an epoch, 10 epochs = 220 updates, LoRA r 8 on every linear.
+Each contender runs in a process of its own, with an empty Triton cache, and is added to OUT/DATE-gpu_recipe.json; several
+calls, each short enough for a lent machine, fill one file (``--from`` begins with another one, ratios hold within one
+device). Contenders, hyphens allowed for the spaces:
+
+    trl as written       NF4, computed in fp32, checkpointing, paged 8-bit AdamW (shared/peers/trl_recipe.py); --trl-steps
+    trl tuned            the same without checkpointing, computed in bf16
+    tunesmith            weights kept dequantised
+    tunesmith on the fly weights dequantised at each use
+    tunesmith lean       the same with checkpointing
+    gemm floor           the base's matrix products of a step alone, forward and input gradient
+    loss curve           50 updates of trl and tunesmith from one adapter, in one order, without dropout
+
+median ms: between the ends of updates, from the sixth on. whole job: 220 updates from entering the trainer, the first one's
+compilation and graph capture in it. ready → first update: from everything imported, so loading and preparing too.
+"""
+
+import argparse
+import datetime
+import gc
+import hashlib
+import importlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # a lent machine has no tunesmith installed
+
+TRL = {"trl as written": ("float32", True), "trl tuned": ("bfloat16", False)}
+"""Compute type and checkpointing."""
+TUNESMITH = {
+    "tunesmith": {"dequantize": "always"},
+    "tunesmith on the fly": {"dequantize": "never"},
+    "tunesmith lean": {"dequantize": "never", "gradient_checkpointing": True},
+}
+CONTENDERS = (*TRL, *TUNESMITH, "gemm floor", "loss curve")
+FOLDER = "folder"
+"""Not a contender: makes the model."""
+
+ROWS, LENGTH, BATCH, EPOCHS, UPDATES, WARM = 341, 64, 16, 10, 220, 5
+LAYERS = 32
+SHAPE = {
+    "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "sliding_window": 2047,
+    "pad_token_id": 32000, "bos_token_id": 1, "eos_token_id": 32000,
+}  # fmt: skip
+TARGETS = ["o_proj", "qkv_proj", "gate_up_proj", "down_proj"]
+REFERENCE = {
+    "max_length": LENGTH, "packing": "wrapped", "assistant_only_loss": False, "shared_prefix": False, "shuffle": False,
+    "learning_rate": 3e-4, "per_device_train_batch_size": BATCH, "num_train_epochs": EPOCHS, "optim": "adamw_torch",
+    "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": TARGETS,
+}  # fmt: skip
+CURVE_STEPS = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("contenders", nargs="*", type=lambda name: name.replace("-", " "), metavar="CONTENDER")
+    parser.add_argument("--folder", type=Path, required=True, help="the model; made there if absent (8 GB)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--from", type=Path, dest="former", help="a result file of an earlier call to begin with")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="fewer layers, to try the script out")
+    parser.add_argument("--trl-steps", type=int, default=40, help="updates trl is timed over; 220 is the whole job")
+    parser.add_argument("--max-steps", type=int, default=-1, help="stop tunesmith early, to try the script out")
+    parser.add_argument("--limit", type=float, default=560, help="seconds a contender may take")
+    parser.add_argument("--keep-jit-cache", action="store_true", help="do not compile anew for each contender")
+    parser.add_argument("--contender", choices=(*CONTENDERS, FOLDER), help="run this one only and print its record")
+    options = parser.parse_args()
+    if options.contender:
+        print("\nRESULT", json.dumps(run(options.contender, options)), flush=True)
+        return
+    unknown = set(options.contenders) - set(CONTENDERS)
+    if unknown or not options.contenders:
+        parser.error(f"contenders are {', '.join(CONTENDERS)}; not {', '.join(unknown) or 'none'}")
+    _check_folder(options)
+    path, record = open_record(options)
+    failed = []
+    for name in options.contenders:
+        print(f"… {name}", flush=True)
+        result = _in_process(name, options)
+        if result is None:
+            failed.append(name)
+            continue
+        record["runs"].setdefault(name, []).append(result)
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")  # each at once: a call may be cut off
+    show(record)
+    print(f"written to {path}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One contender in this process."""
+    import torch
+
+    if name == FOLDER:
+        return make_folder(options.folder, options.layers)
+    if name == "gemm floor":
+        result = gemm_floor(options.layers)
+    elif name == "loss curve":
+        result = loss_curve(options.folder, min(CURVE_STEPS, options.max_steps) if options.max_steps > 0 else CURVE_STEPS)
+    elif name in TRL:
+        result = trl(options.folder, *TRL[name], steps=options.trl_steps)
+    else:
+        result = tunesmith(options.folder, max_steps=options.max_steps, **TUNESMITH[name])
+    return {"layers": options.layers, "device": torch.cuda.get_device_name(), **result}
+
+
+def _in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The record of one contender, or None if it failed; its last words are then printed and kept beside the results."""
+    command = [
+        sys.executable, __file__, "--contender", name, "--folder", str(options.folder), "--layers", str(options.layers),
+        "--trl-steps", str(options.trl_steps), "--max-steps", str(options.max_steps),
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "log"
+        environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}
+        if not options.keep_jit_cache:
+            environment["TRITON_CACHE_DIR"] = f"{scratch}/triton"
+        start = time.perf_counter()
+        with log.open("wb") as output:
+            try:
+                subprocess.run(
+                    command, stdout=output, stderr=subprocess.STDOUT, check=False, timeout=options.limit, env=environment
+                )
+            except subprocess.TimeoutExpired:
+                print(f"  stopped after {options.limit:.0f} s")
+        text = log.read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
+        if line.startswith("RESULT "):
+            print(f"  done in {time.perf_counter() - start:.0f} s", flush=True)
+            return json.loads(line.removeprefix("RESULT "))
+    print(f"{name} failed:\n{text[-4000:]}", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"failed-{name.replace(' ', '-')}.log").write_text(text[-200_000:], encoding="utf-8")
+    return None
+
+
+def _check_folder(options: argparse.Namespace) -> None:
+    """Make the model if it is absent; stop if it is of another depth."""
+    if not (options.folder / "config.json").is_file():
+        print("… making the model", flush=True)
+        if _in_process(FOLDER, options) is None:
+            sys.exit("the model could not be made")
+    layers = json.loads((options.folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    if layers != options.layers:
+        sys.exit(f"{options.folder} holds a model of {layers} layers, not {options.layers}")
+
+
+def make_folder(folder: Path, layers: int) -> dict[str, Any]:
+    """A model folder of the exact Phi-3-mini-4k shape with random bf16 weights, and a tokenizer nobody will need."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(_device()):
+        model = Phi3ForCausalLM(Phi3Config(num_hidden_layers=layers, **SHAPE))
+    made = folder.with_name(folder.name + ".making")
+    shutil.rmtree(made, ignore_errors=True)
+    model.save_pretrained(made, max_shard_size="4GB")
+    _tokenizer().save_pretrained(made)
+    made.rename(folder)  # whole or not at all
+    return {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def _tokenizer() -> Any:
+    """One that knows no word: trl wants to see a tokenizer, and the rows are token ids already."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=4096
+    )
+
+
+def synthetic_rows() -> list[list[int]]:
+    """720 rows of random token ids that pack into 341 rows of 64; as in trl_recipe.py, but for adding what is short."""
+    rng = random.Random(0)
+    rows = [[rng.randrange(10, 32000) for _ in range(rng.randint(22, 38))] for _ in range(720)]
+    spare = sum(map(len, rows)) - ROWS * LENGTH
+    while spare > 0:
+        row = rng.choice(rows)
+        if len(row) > 4:
+            row.pop()
+            spare -= 1
+    for _ in range(-spare):
+        rng.choice(rows).append(rng.randrange(10, 32000))
+    return rows
+
+
+class Clock:
+    """Moments of a run: ready (these modules imported), loaded, entered (the trainer), the end of each update, finished."""
+
+    def __init__(self, *modules: str) -> None:
+        for module in modules:
+            importlib.import_module(module)
+        self.ready, self.ends, self.peaks = time.perf_counter(), list[float](), list[int]()
+        self.loaded = self.entered = self.finished = 0.0
+
+    def load(self) -> None:
+        self.loaded = _now()
+
+    def enter(self) -> None:
+        """All that is left is to train: memory is counted anew from here."""
+        import torch
+
+        self.entered = _now()
+        self.peaks.append(torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+
+    def finish(self) -> None:
+        import torch
+
+        self.finished = _now()
+        self.peaks.append(torch.cuda.max_memory_allocated())
+
+    def record(self, total: int = UPDATES) -> dict[str, Any]:
+        steps = len(self.ends)
+        gaps = [b - a for a, b in pairwise(self.ends)]
+        warm = gaps[WARM - 1 :] or gaps or [self.ends[0] - self.entered]
+        mean = (self.finished - self.ends[WARM - 1]) / (steps - WARM) if steps > WARM else statistics.mean(warm)
+        trained = self.finished - self.entered
+        return {
+            "steps": steps,
+            "median_ms": round(1e3 * statistics.median(warm), 2),
+            "mean_ms": round(1e3 * mean, 2),
+            "whole_job_s": round(trained + (total - steps) * mean, 2),
+            "whole_job_extrapolated": steps < total,
+            "load_s": round(self.loaded - self.ready, 2),
+            "prepare_s": round(self.entered - self.loaded, 2),
+            "enter_to_first_step_s": round(self.ends[0] - self.entered, 2),
+            "ready_to_first_step_s": round(self.ends[0] - self.ready, 2),
+            "training_peak_bytes": self.peaks[1],
+            "peak_bytes": max(self.peaks),
+            "gaps_ms": [round(1e3 * gap, 1) for gap in gaps],
+        }
+
+
+_ALL = ("torch", "bitsandbytes", "peft", "transformers.models.phi3.modeling_phi3")
+_OURS = (*_ALL, "tunesmith.base.lean", "tunesmith.training.step", "tunesmith.training.loop")
+_THEIRS = (*_ALL, "datasets", "trl.trainer.sft_trainer")
+
+
+def _now() -> float:
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def tunesmith(folder: Path, **settings: Any) -> dict[str, Any]:
+    """The whole job, from the pieces `tunesmith.api` puts together."""
+    from tunesmith.training.loop import train
+
+    recipe, loader, digest = _tunesmith_job(folder, settings)
+    clock = Clock(*_OURS)
+    model, loss_of, facts, _ = _tunesmith_model(recipe, clock)
+    clock.enter()
+    losses = []
+    for update in train(model, loss_of, loader, recipe, recipe.learning_rate):
+        clock.ends.append(time.perf_counter())
+        losses.append(round(update.loss, 4))
+    clock.finish()
+    return {**clock.record(), **facts, "packed_sha256": digest, "losses": losses}
+
+
+def _tunesmith_job(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, str]:
+    """Recipe, loader, and a digest of the packed rows."""
+    from tunesmith.data.loader import Loader
+    from tunesmith.data.packing import plan_rows
+    from tunesmith.data.render import Example
+    from tunesmith.recipe import Recipe
+
+    recipe = Recipe.of({**REFERENCE, **settings, "model_name_or_path": str(folder)})
+    examples = [Example(ids, ids, f"row {number}") for number, ids in enumerate(synthetic_rows(), 1)]
+    rows = plan_rows(examples, recipe.packing, LENGTH)
+    loader = Loader(rows, BATCH, 1, shuffle=recipe.shuffle, seed=recipe.seed, shared_prefix=recipe.shared_prefix)
+    return recipe, loader, _digest([example.input_ids for row in rows for example in row])
+
+
+def _tunesmith_model(recipe: Any, clock: Clock) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    """Model with a fresh adapter on its fastest path, loss of a pack, what was chosen, and the adapter as it begins."""
+    from tunesmith.base.adapter import adapter_parameters, attach
+    from tunesmith.base.catalog import resolve
+    from tunesmith.base.lean import speed_up
+    from tunesmith.base.load import choose_compute, load_model
+    from tunesmith.training.step import choose_loss
+
+    source, compute = resolve(recipe.model_name_or_path), choose_compute(recipe)
+    base = load_model(source, recipe, compute)
+    clock.load()
+    model = attach(base, recipe, source.base, source.revision)
+    adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
+    linears = speed_up(model, compute.dtype, recipe.dequantize == "always")
+    loss_of, path = choose_loss(base)
+    if recipe.gradient_checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False})
+    return model, loss_of, {"compute": str(compute.dtype), "linears": linears, "forward": path}, adapter
+
+
+def trl(folder: Path, compute: str, checkpointing: bool, steps: int) -> dict[str, Any]:
+    """The reference recipe on trl, timed over some updates."""
+    from transformers import TrainerCallback
+
+    clock = Clock(*_THEIRS)
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.ends.append(_now())
+
+    model = _trl_model(folder, compute, checkpointing)
+    clock.load()
+    trainer = _trl_trainer(model, checkpointing, 0.05, callbacks=[Ticks()], max_steps=steps, optim="paged_adamw_8bit")
+    clock.enter()
+    trainer.train()
+    clock.finish()
+    return {**clock.record(), **_trl_facts(trainer)}
+
+
+def _trl_model(folder: Path, compute: str, checkpointing: bool) -> Any:
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, compute)
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), device_map=_device(), quantization_config=quantization, dtype=torch.bfloat16
+    )
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+
+
+def _trl_trainer(model: Any, checkpointing: bool, dropout: float, callbacks: Sequence[Any] = (), **settings: Any) -> Any:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    lora = LoraConfig(r=8, lora_alpha=16, bias="none", lora_dropout=dropout, task_type="CAUSAL_LM", target_modules=list(TARGETS))
+    arguments = SFTConfig(**{
+        "gradient_checkpointing": checkpointing, "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "gradient_accumulation_steps": 1, "per_device_train_batch_size": BATCH, "auto_find_batch_size": True,
+        "max_length": LENGTH, "packing": True, "packing_strategy": "wrapped", "num_train_epochs": EPOCHS,
+        "learning_rate": 3e-4, "logging_steps": 10, "output_dir": tempfile.mkdtemp(), "report_to": "none", "save_strategy": "no",
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
+        **settings,
+    })  # fmt: skip
+    return SFTTrainer(
+        model=model, peft_config=lora, processing_class=_tokenizer(), args=arguments,
+        train_dataset=Dataset.from_dict({"input_ids": synthetic_rows()}), callbacks=list(callbacks),
+    )  # fmt: skip
+
+
+def _trl_facts(trainer: Any) -> dict[str, Any]:
+    return {
+        "batch": trainer._train_batch_size,  # trl halves it when memory runs out
+        "packed_sha256": _digest(trainer.train_dataset["input_ids"]),
+        "losses": [round(float(entry["loss"]), 5) for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def _digest(rows: Sequence[Sequence[int]]) -> str:
+    return hashlib.sha256(json.dumps([list(map(int, row)) for row in rows]).encode()).hexdigest()
+
+
+def gemm_floor(layers: int) -> dict[str, Any]:
+    """The base's matrix products of one update of 16 × 63 tokens, forward and input gradient, each with weights of its own."""
+    import torch
+
+    tokens, hidden, inner = BATCH * (LENGTH - 1), SHAPE["hidden_size"], SHAPE["intermediate_size"]
+    layer = [(hidden, 3 * hidden), (hidden, hidden), (hidden, 2 * inner), (inner, hidden)]
+    shapes = [*layer * layers, (hidden, SHAPE["vocab_size"])]
+    kind = {"dtype": torch.bfloat16, "device": _device()}
+    weights = [torch.empty(size, width, **kind).normal_(std=0.02) for width, size in shapes]
+    sizes = set(chain.from_iterable(shapes))
+    given = {size: torch.randn(tokens, size, **kind) for size in sizes}
+    taken = {size: torch.empty(tokens, size, **kind) for size in sizes}
+
+    def products() -> None:
+        for weight in weights:
+            torch.mm(given[weight.shape[1]], weight.T, out=taken[weight.shape[0]])
+        for weight in reversed(weights):
+            torch.mm(given[weight.shape[0]], weight, out=taken[weight.shape[1]])
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        products()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        products()
+    times = []
+    for _ in range(100):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    median = statistics.median(times[20:])
+    flops = 4 * tokens * sum(width * size for width, size in shapes)
+    return {
+        "median_ms": round(median, 3), "whole_job_s": round(UPDATES * median / 1e3, 2), "tflops": round(flops / median / 1e9, 1),
+        "peak_bytes": torch.cuda.max_memory_allocated(),
+    }  # fmt: skip
+
+
+def loss_curve(folder: Path, steps: int) -> dict[str, Any]:
+    """Losses of both from the same adapter over the same batches, without dropout; trl's adapter in fp32, which is
+    tunesmith's, and in bf16, which is what trl makes of it: how far rounding alone takes the two apart."""
+    import torch
+
+    from tunesmith.training.loop import train
+
+    settings = {"lora_dropout": 0.0, "max_steps": steps, "lr_scheduler_type": "constant", "dequantize": "always"}
+    recipe, loader, digest = _tunesmith_job(folder, settings)
+    model, loss_of, facts, adapter = _tunesmith_model(recipe, Clock(*_OURS))
+    curves = {"tunesmith": [update.loss for update in train(model, loss_of, loader, recipe, recipe.learning_rate)]}
+    del model, loss_of
+    for name, dtype in (("trl", torch.float32), ("trl, adapter in bf16", torch.bfloat16)):
+        gc.collect()
+        torch.cuda.empty_cache()
+        trainer = _trl_trainer(
+            _trl_model(folder, "bfloat16", False), False, 0.0, max_steps=steps, optim="adamw_torch", logging_steps=1,
+            lr_scheduler_type="constant", train_sampling_strategy="sequential",
+        )  # fmt: skip
+        trained = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+        assert trained.keys() == adapter.keys(), "the adapters' names differ"
+        for key, parameter in trained.items():
+            parameter.data = adapter[key].to(parameter.device, dtype)
+        trainer.train()
+        assert _digest(trainer.train_dataset["input_ids"]) == digest, "the packed rows differ"
+        curves[name] = _trl_facts(trainer)["losses"]
+        del trainer, trained, parameter
+    return {
+        **facts, "steps": steps, "packed_sha256": digest,
+        "tunesmith - trl": _difference(curves["tunesmith"], curves["trl"]),
+        "trl, adapter in bf16 - trl": _difference(curves["trl, adapter in bf16"], curves["trl"]),
+        "losses": {name: [round(loss, 5) for loss in losses] for name, losses in curves.items()},
+    }  # fmt: skip
+
+
+def _difference(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    apart = [a - b for a, b in zip(one, other, strict=True)]
+    slope = statistics.linear_regression(range(len(apart)), apart).slope if len(apart) > 1 else 0.0
+    return {
+        "mean": statistics.mean(apart), "mean_absolute": statistics.mean(map(abs, apart)), "max_absolute": max(map(abs, apart)),
+        "slope_per_step": slope,
+    }  # fmt: skip
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def open_record(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The result file and what it will hold: former results, and the circumstances of this call."""
+    import torch
+
+    date = datetime.date.today().isoformat()
+    depth = "" if options.layers == LAYERS else f"-{options.layers}-layers"
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{date}-gpu_recipe{depth}.json"
+    former = next((file for file in (path, options.former) if file and file.is_file()), None)
+    record = json.loads(former.read_text(encoding="utf-8")) if former else {"commands": [], "runs": {}}
+    names = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets")
+    record = {
+        "date": date,
+        "commands": [*record["commands"], "python benchmarks/gpu_recipe.py " + " ".join(sys.argv[1:])],
+        "device": {"gpu": _gpu("name"), "driver": _gpu("driver_version"), "cuda": torch.version.cuda, "python": sys.version},
+        "versions": {name: _version(name) for name in names},
+        "job": {"rows": ROWS, "length": LENGTH, "batch": BATCH, "updates": UPDATES, "layers": options.layers},
+        "runs": record["runs"],
+    }
+    return path, record
+
+
+def _gpu(what: str) -> str:
+    try:
+        query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print the last run of every contender, and how it compares with trl's on the same device."""
+    from rich.console import Console
+    from rich.table import Table
+
+    last = {name: record["runs"][name][-1] for name in CONTENDERS if name in record["runs"]}
+    digests = {run["packed_sha256"] for run in last.values() if "packed_sha256" in run}
+    table = Table(title=f"{UPDATES} updates of {BATCH} × {LENGTH} tokens, {record['device']['gpu']}")
+    for column in (
+        "",
+        "median ms",
+        "mean ms",
+        "whole job s",
+        "ready → first s",
+        "peak GB",
+        *(f"× {name}: step, job" for name in TRL),
+    ):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, run in last.items():
+        if name == "loss curve":
+            continue
+        guessed = "≈ " if run.get("whole_job_extrapolated") else ""
+        table.add_row(
+            name, f"{run['median_ms']:.1f}", f"{run['mean_ms']:.1f}" if "mean_ms" in run else "",
+            f"{guessed}{run['whole_job_s']:.1f}", f"{run['ready_to_first_step_s']:.1f}" if "ready_to_first_step_s" in run else "",
+            f"{run.get('training_peak_bytes', run['peak_bytes']) / 1e9:.2f}", *(_ratio(last.get(other), run) for other in TRL),
+        )  # fmt: skip
+    console = Console(width=132)
+    console.print(table)
+    for pair, values in last.get("loss curve", {}).items():
+        if isinstance(values, dict) and "slope_per_step" in values:
+            console.print(f"loss, {pair}: " + ", ".join(f"{name} {value:.2e}" for name, value in values.items()))
+    if len(digests) > 1:
+        sys.exit("the packed rows of the contenders differ: nothing here can be compared")
+
+
+def _ratio(reference: dict[str, Any] | None, run: dict[str, Any]) -> str:
+    """By how much faster a step and the whole job are."""
+    if reference is None or reference["device"] != run["device"]:
+        return ""
+    return f"{reference['median_ms'] / run['median_ms']:.2f}, {reference['whole_job_s'] / run['whole_job_s']:.2f}"
+
+
+if __name__ == "__main__":
+    main()
