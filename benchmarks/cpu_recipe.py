@@ -76,10 +76,10 @@ def _in_process(name: str, rows: int, max_steps: int) -> dict:
 
 def tunesmith(name: str, rows: int, max_steps: int) -> dict:
     """One epoch with tunesmith's defaults, or with the reference's rows, labels and settings."""
-    from tunesmith.api import prepare_run
     from tunesmith.base.adapter import attach
     from tunesmith.base.lean import speed_up
     from tunesmith.base.load import load_model
+    from tunesmith.job import prepare_run
     from tunesmith.recipe import Recipe
     from tunesmith.training.loop import train
     from tunesmith.training.step import choose_loss

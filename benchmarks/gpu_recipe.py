@@ -66,6 +66,7 @@ REFERENCE = {
     "max_length": LENGTH, "packing": "wrapped", "assistant_only_loss": False, "shared_prefix": False, "shuffle": False,
     "learning_rate": 3e-4, "per_device_train_batch_size": BATCH, "num_train_epochs": EPOCHS, "optim": "adamw_torch",
     "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": TARGETS,
+    "gradient_checkpointing": False,
 }  # fmt: skip
 CURVE_STEPS = 50
 
@@ -100,8 +101,9 @@ def main() -> None:
             continue
         record["runs"].setdefault(name, []).append(result)
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")  # each at once: a call may be cut off
-    show(record)
-    print(f"written to {path}")
+    if record["runs"]:
+        show(record)
+        print(f"written to {path}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
@@ -524,15 +526,8 @@ def show(record: dict[str, Any]) -> None:
     last = {name: record["runs"][name][-1] for name in CONTENDERS if name in record["runs"]}
     digests = {run["packed_sha256"] for run in last.values() if "packed_sha256" in run}
     table = Table(title=f"{UPDATES} updates of {BATCH} × {LENGTH} tokens, {record['device']['gpu']}")
-    for column in (
-        "",
-        "median ms",
-        "mean ms",
-        "whole job s",
-        "ready → first s",
-        "peak GB",
-        *(f"× {name}: step, job" for name in TRL),
-    ):
+    figures = ("median ms", "mean ms", "whole job s", "ready → first s", "peak GB", "and loading")
+    for column in ("", *figures, *(f"× {name}: step, job" for name in TRL)):
         table.add_column(column, justify="left" if not column else "right")
     for name, run in last.items():
         if name == "loss curve":
@@ -541,7 +536,8 @@ def show(record: dict[str, Any]) -> None:
         table.add_row(
             name, f"{run['median_ms']:.1f}", f"{run['mean_ms']:.1f}" if "mean_ms" in run else "",
             f"{guessed}{run['whole_job_s']:.1f}", f"{run['ready_to_first_step_s']:.1f}" if "ready_to_first_step_s" in run else "",
-            f"{run.get('training_peak_bytes', run['peak_bytes']) / 1e9:.2f}", *(_ratio(last.get(other), run) for other in TRL),
+            f"{run.get('training_peak_bytes', run['peak_bytes']) / 1e9:.2f}", f"{run['peak_bytes'] / 1e9:.2f}",
+            *(_ratio(last.get(other), run) for other in TRL),
         )  # fmt: skip
     console = Console(width=132)
     console.print(table)

@@ -90,7 +90,7 @@ def test_answers_before_training_are_the_base_models(run):
 
 
 def test_held_out_rows_are_never_trained_on(run, tiny_model_folder, data):
-    from tunesmith.api import prepare_run
+    from tunesmith.job import prepare_run
     from tunesmith.recipe import Recipe
 
     job, _ = prepare_run(Recipe.of({"model_name_or_path": str(tiny_model_folder), "dataset_name": str(data), "val_size": 4}))

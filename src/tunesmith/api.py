@@ -3,40 +3,35 @@
 import dataclasses
 import importlib.metadata
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.base.adapter import adapter_parameters, attach, open_adapter
+from tunesmith.base.adapter import adapter_parameters, open_adapter
 from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.lean import speed_up
-from tunesmith.base.load import choose_compute, load_model, quantised_share, weight_bytes
+from tunesmith.base.load import choose_compute, load_model
 from tunesmith.base.tokenizer import load_tokenizer
-from tunesmith.data.dataset import Dataset, prepare
-from tunesmith.data.loader import Loader, default_batch_size
-from tunesmith.data.packing import Pack, make_pack
+from tunesmith.data.dataset import Dataset
 from tunesmith.data.render import Renderer
 from tunesmith.errors import AdapterError, RunError
 from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.export.adapter import save_adapter
 from tunesmith.export.card import write_card
 from tunesmith.export.manifest import write_manifest
-from tunesmith.facts import reset_peak, run_facts
+from tunesmith.facts import run_facts
 from tunesmith.generate.engine import Sampling
 from tunesmith.generate.score import exact_matches
 from tunesmith.generate.session import Session
-from tunesmith.plan.memory import Shape, available_bytes, shape_of
-from tunesmith.plan.plan import make_plan
+from tunesmith.job import check_output, eval_packs, load_job, prepare_run
+from tunesmith.plan.memory import available_bytes, shape_of
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.interrupt import interruptible
-from tunesmith.training.loop import StepReport, total_updates
+from tunesmith.training.loop import StepReport
 from tunesmith.training.loop import train as train_loop
-from tunesmith.training.optimizer import check_optimizer
 from tunesmith.training.report import Change, write_report
-from tunesmith.training.schedule import default_learning_rate
-from tunesmith.training.step import PackLoss, choose_loss
+from tunesmith.training.step import PackLoss
 
 
 class Run:
@@ -94,57 +89,12 @@ def load(folder: str | Path) -> Run:
     return Run(path)
 
 
-def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prepared, Renderer]:
-    """Everything up to the plan: model found, data rendered and packed, memory and time predicted."""
-    check_output(recipe)
-    source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
-    shape = shape_of(source)
-    compute = choose_compute(recipe)
-    check_optimizer(recipe, compute.device)
-    renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
-    limit = min(shape.positions, renderer.tokenizer.model_max_length)
-    data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)))
-    resolved = _resolve(recipe, shape, data)
-    assert resolved.per_device_train_batch_size is not None
-    loader = Loader(
-        data.rows, resolved.per_device_train_batch_size, recipe.gradient_accumulation_steps,
-        recipe.shuffle, recipe.seed, recipe.shared_prefix,
-    )  # fmt: skip
-    updates = total_updates(loader, recipe)
-    packs = [pack for window in loader.epoch(0) for pack in window]
-    plan = make_plan(shape, resolved, compute, packs, updates)
-    prepared = Prepared(resolved, source, shape, compute, data, loader, plan, updates)
-    watch(prepared)
-    return prepared, renderer
-
-
-def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:
-    """The recipe with every default that depends on model or data filled in."""
-    length, rows = data.facts.max_length, data.facts.packed_rows
-    batch = default_batch_size(rows, length, recipe.num_train_epochs, recipe.gradient_accumulation_steps)
-    return recipe.model_copy(
-        update={
-            "learning_rate": recipe.learning_rate or default_learning_rate(shape.hidden),
-            "max_length": length,
-            "per_device_train_batch_size": recipe.per_device_train_batch_size or batch,
-            "output_dir": recipe.output_dir or str(_free_folder(recipe)),
-            "model_name_or_path": _absolute(recipe.model_name_or_path),
-        }
-    )
-
-
-def _absolute(reference: str) -> str:
-    """A path as seen from anywhere, so that the run can be opened from anywhere; hub ids as they are."""
-    path = Path(reference).expanduser()
-    return str(path.resolve()) if path.exists() else reference
-
-
 def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int = 8) -> Run:
     """Train as the recipe says, save, compare ``samples`` held-out rows before and after, and report."""
     job, renderer = prepare_run(recipe, watch)
     watch(Note(f"Loading {job.source.base}"))
     with guard.enough_memory():
-        model, loss_of, loaded = _load(job)
+        model, loss_of, loaded = load_job(job)
         watch(loaded)
         folder = _claim(job.recipe)
         steps = _train(model, loss_of, job, folder, watch)
@@ -155,29 +105,11 @@ def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int =
     return Run(folder, session, changes)
 
 
-def _load(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
-    """The model with a fresh adapter on its fastest path, the loss of a pack, and what to tell the user."""
-    recipe = job.recipe
-    reset_peak(job.compute)
-    base = load_model(job.source, recipe, job.compute)
-    stored, quantised = weight_bytes(base), quantised_share(base)
-    model = attach(base, recipe, job.source.base, job.source.revision)
-    linears = speed_up(model, job.compute.dtype, job.plan.keep)
-    loss_of, path = choose_loss(base)
-    if recipe.gradient_checkpointing:
-        # On a GPU dropout is drawn from a counter, so there is no random state to bring back (which would end a capture).
-        on_cpu = job.compute.device.type == "cpu"
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
-    trainable, total = model.get_nb_trainable_parameters()
-    targets = sorted(model.peft_config["default"].target_modules)
-    return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)
-
-
 def _train(model: Any, loss_of: PackLoss, job: Prepared, folder: Path, watch: Watch) -> list[StepReport]:
     before = guard.snapshot(adapter_parameters(model))
     steps: list[StepReport] = []
     assert job.recipe.learning_rate is not None
-    updates = train_loop(model, loss_of, job.loader, job.recipe, job.recipe.learning_rate, _eval_packs(job))
+    updates = train_loop(model, loss_of, job.loader, job.recipe, job.recipe.learning_rate, eval_packs(job))
     with interruptible() as interrupt, (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
         for report in updates:
             steps.append(report)
@@ -189,23 +121,6 @@ def _train(model: Any, loss_of: PackLoss, job: Prepared, folder: Path, watch: Wa
                 break
     guard.check_changed(before, adapter_parameters(model))
     return steps
-
-
-def _eval_packs(job: Prepared) -> list[Pack]:
-    """Held-out examples, like lengths together, in packs of about the size of a training pack."""
-    examples = sorted(job.data.held_out, key=lambda e: len(e.input_ids))
-    assert job.recipe.max_length is not None
-    assert job.recipe.per_device_train_batch_size is not None
-    room = job.recipe.per_device_train_batch_size * job.recipe.max_length
-    packs: list[list[Any]] = []
-    used = room
-    for example in examples:
-        if used + len(example.input_ids) > room:
-            packs.append([])
-            used = 0
-        packs[-1].append(example)
-        used += len(example.input_ids)
-    return [make_pack([[e] for e in pack], job.recipe.shared_prefix) for pack in packs]
 
 
 def _compare(session: Session, data: Dataset, samples: int, watch: Watch) -> list[Change]:
@@ -237,24 +152,6 @@ def _write_outputs(folder: Path, job: Prepared, loaded: Loaded, steps: list[Step
         folder,
         {"base": job.source.base, "revision": job.source.revision, "data_sha256": job.data.facts.sha256, "versions": versions},
     )
-
-
-def check_output(recipe: Recipe) -> None:
-    """Raises RunError if the output folder holds anything already."""
-    folder = Path(recipe.output_dir) if recipe.output_dir else None
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            f"{folder} is not empty: it holds another run or other files.", "Give another --output-dir, or move it away."
-        )
-
-
-def _free_folder(recipe: Recipe) -> Path:
-    parts = (Path(recipe.model_name_or_path).stem, Path(recipe.dataset_name).stem)
-    name = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") or "run" for part in parts)
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return folder
 
 
 def _claim(recipe: Recipe) -> Path:

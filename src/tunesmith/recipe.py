@@ -1,5 +1,6 @@
 """Recipe: every setting of a run, stated once. Flags, YAML, help, documentation and validation derive from it."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,9 @@ from tunesmith.errors import RecipeError, nearest
 _NUMBERS = (int, float, int | None, float | None)
 
 GROUPS = ("model", "adapter", "data", "training", "output")
+
+
+_BYTES = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMG]i?|)B?", re.IGNORECASE)
 
 
 def _setting(default: Any, group: str, help: str, *aliases: str, **limits: Any) -> Any:
@@ -50,6 +54,9 @@ class Recipe(BaseModel):
     )  # fmt: skip
     dequantize: Literal["auto", "always", "never"] = _setting(
         "auto", "model", "Keep the 4-bit weights dequantised for speed, same numbers; auto does when memory allows."
+    )
+    offload_base: Literal["auto", "always", "never"] = _setting(
+        "auto", "model", "Keep the 4-bit base in host memory and stream it to the GPU layer by layer; auto does as a last resort."
     )
 
     lora_r: int = _setting(8, "adapter", "Rank of the adapter; 8 holds a style, 16-64 more knowledge.", "lora_rank", "rank", ge=1)
@@ -116,8 +123,15 @@ class Recipe(BaseModel):
     adam_beta2: float = _setting(0.999, "training", "AdamW's second decay rate.", ge=0, lt=1)
     adam_epsilon: float = _setting(1e-8, "training", "AdamW's epsilon.", gt=0)
     max_grad_norm: float = _setting(1.0, "training", "Clip the gradient's norm; 0 turns it off.", "gradient_clipping", ge=0)
-    gradient_checkpointing: bool = _setting(
-        False, "training", "Recompute activations in backward: a third slower, far less memory.", "activation_checkpointing"
+    gradient_checkpointing: bool | Literal["auto"] = _setting(
+        "auto", "training", "Recompute activations in backward: a third slower, far less memory; auto does if memory is short.",
+        "activation_checkpointing",
+    )  # fmt: skip
+    activation_offloading: bool | Literal["auto"] = _setting(
+        "auto", "training", "Keep what backward needs in host memory meanwhile; auto does if GPU memory is short."
+    )
+    memory: str | None = _setting(
+        None, "training", "Plan as if only so much memory were there, such as 6GB; default what is free.", "max_memory"
     )
     shuffle: bool = _setting(True, "training", "Draw the rows in a new order each epoch.")
     seed: int = _setting(42, "training", "Decides order, adapter initialisation and dropout.", "random_seed", ge=0)
@@ -140,6 +154,24 @@ class Recipe(BaseModel):
     @classmethod
     def _packing_flag(cls, value: Any) -> Any:
         return {True: "bfd", False: "none"}[value] if isinstance(value, bool) else value
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory_text(cls, value: Any) -> Any:
+        text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        if isinstance(text, str) and _BYTES.fullmatch(text.strip()) is None:
+            raise ValueError("is not an amount of memory such as 6GB or 500MB")
+        return text
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes; a GB is 10⁹ of them, a GiB 2³⁰."""
+        if self.memory is None:
+            return None
+        match = _BYTES.fullmatch(self.memory.strip())
+        assert match is not None
+        powers = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+        return int(float(match["number"]) * powers[match["unit"].upper()])
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod

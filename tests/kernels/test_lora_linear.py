@@ -28,7 +28,7 @@ class Case:
         torch.manual_seed(3)
         return function(
             self.x if x is None else x,
-            lambda: self.weight,
+            lambda: self.weight.split(4),
             self.bias,
             factors[: self.members],
             factors[self.members :],
@@ -120,9 +120,9 @@ def test_the_frozen_weight_is_asked_for_again_in_backward_and_never_saved():
     case = _case(3, False, 0.4)
     asked, saved = [], []
 
-    def weight() -> Tensor:
+    def weight() -> list[Tensor]:
         asked.append(case.weight.clone())
-        return asked[-1]
+        return [asked[-1]]
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor.shape)
@@ -140,7 +140,7 @@ def test_the_frozen_weight_is_asked_for_again_in_backward_and_never_saved():
 def test_backward_needs_no_weight_when_the_input_needs_no_gradient():
     case = _case(1, False, 0.0, x_grad=False)
     asked = []
-    outputs = lora_linear(case.x, lambda: asked.append(1) or case.weight, None, case.factors[:1], case.factors[1:], SCALING)
+    outputs = lora_linear(case.x, lambda: asked.append(1) or [case.weight], None, case.factors[:1], case.factors[1:], SCALING)
     outputs[0].sum().backward()
     assert asked == [1]
     assert case.factors[0].grad is not None

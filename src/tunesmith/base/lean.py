@@ -5,17 +5,14 @@ to its attention function and what every block computes; a block is swapped only
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tunesmith.base.adapter import ADAPTER
-from tunesmith.base.attention import watch_attention
+from tunesmith.base.attention import segments_attention, watch_attention
 from tunesmith.base.linear import LinearGroup, lean_layers, watch_inputs
 from tunesmith.base.load import LINEARS
 from tunesmith.base.mlp import is_gated_mlp, lean_mlp
@@ -37,72 +34,75 @@ def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
     if not layers or peft_model.peft_config[ADAPTER].bias != "none":
         return "peft's own layers (DoRA, 8-bit weights and trained biases have no lean path)"
     model = peft_model.get_base_model()
-    calls, attention, blocks = _observe(model, layers)
+    calls, attention = _observe(model, layers)
     groups = _group(layers, calls, dtype, keep)
-    swapped = sum(_swap(model, name, attention.get(block.module), block) for name, block in blocks.items())
+    blocks = _lean_blocks(model, attention)
+    for name, block in blocks.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, block)
     how = "weights kept dequantised" if keep else "weights dequantised at each use"
-    return f"{len(layers)} linears in {groups} groups, {how}; {swap_norms(peft_model)} norms, {swapped} blocks"
+    return f"{len(layers)} linears in {groups} groups, {how}; {swap_norms(peft_model)} norms, {len(blocks)} blocks"
 
 
-@dataclass
-class _Block:
-    """An attention or MLP of the model, with what the probe gave it and what came out."""
+PROBE_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError)
+"""What a family raises that passes no segments on to its attention, or takes other arguments."""
 
-    module: nn.Module
-    kwargs: dict[str, Any]
-    output: Tensor
+
+def _probe(model: Any, segments: bool) -> None:
+    """A short forward pass, as one segment or as a plain row."""
+    embedding = model.get_input_embeddings().weight
+    ids = torch.arange(3, 3 + PROBE_TOKENS, device=embedding.device).remainder(embedding.shape[0]).unsqueeze(0)
+    flat: dict[str, Any] = {}
+    if segments:
+        flat["segments"] = Segments.of([PROBE_TOKENS], device=embedding.device)
+        flat["position_ids"] = torch.arange(PROBE_TOKENS, device=embedding.device).unsqueeze(0)
+    model.base_model(input_ids=ids, use_cache=False, **flat)
 
 
 @torch.no_grad()
-def _observe(model: Any, layers: dict[str, Any]) -> tuple[list[tuple[str, int]], dict[Any, AttentionCall], dict[str, _Block]]:
-    """One short forward pass: calls of the linears, of the attention function, and what went in and out of the blocks."""
-    embedding = model.get_input_embeddings().weight
-    ids = torch.arange(3, 3 + PROBE_TOKENS, device=embedding.device).remainder(embedding.shape[0]).unsqueeze(0)
-    positions = torch.arange(PROBE_TOKENS, device=embedding.device).unsqueeze(0)
-    segments = Segments.of([PROBE_TOKENS], device=embedding.device)
+def _observe(model: Any, layers: dict[str, Any]) -> tuple[list[tuple[str, int]], dict[Any, AttentionCall]]:
+    """Calls of the linears with the identity of their input, and what each attention hands to its attention function."""
     try:
-        with watch_inputs(layers) as calls, watch_attention(model) as attention, _watch_blocks(model) as blocks:
-            model.base_model(input_ids=ids, position_ids=positions, segments=segments, use_cache=False)
-        return calls, attention, blocks
-    except (TypeError, AttributeError, ValueError, RuntimeError):  # a family that passes no segments on to its attention
-        with watch_inputs(layers) as calls, _watch_blocks(model) as blocks:
-            model.base_model(input_ids=ids, use_cache=False)
-        return calls, {}, blocks
+        with watch_inputs(layers) as calls, watch_attention(model) as attention:
+            _probe(model, segments=True)
+        return calls, attention
+    except PROBE_ERRORS:
+        with watch_inputs(layers) as calls:
+            _probe(model, segments=False)
+        return calls, {}
 
 
-@contextmanager
-def _watch_blocks(model: nn.Module) -> Iterator[dict[str, _Block]]:
-    """Within this block inputs and output of every attention and gated MLP are kept, by the module's name."""
-    blocks: dict[str, _Block] = {}
+@torch.no_grad()
+def _lean_blocks(model: Any, attention: dict[Any, AttentionCall]) -> dict[str, nn.Module]:
+    """Our blocks for those of the model's own that compute the same, by name. Each is compared while the model's own has
+    just run, when its weights are at hand even if layers are streamed."""
+    found: dict[str, nn.Module] = {}
 
-    def note(name: str) -> Any:
+    def compare(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = dict(zip(("hidden_states", "position_embeddings"), args)) | kwargs
-            blocks[name] = _Block(module, given, output[0] if isinstance(output, tuple) else output)
+            lean: nn.Module | None = None
+            if is_gated_mlp(module):
+                lean = lean_mlp(module, given["hidden_states"], output)
+            elif module in attention:
+                lean = lean_attention(module, attention[module], given, output[0])
+            if lean is not None:
+                found[name] = lean.train(module.training)
 
         return hook
 
-    found = [(name, module) for name, module in model.named_modules() if is_gated_mlp(module) or is_self_attention(module)]
-    handles = [module.register_forward_hook(note(name), with_kwargs=True) for name, module in found]
+    blocks = [(name, module) for name, module in model.named_modules() if is_gated_mlp(module) or is_self_attention(module)]
+    handles = [module.register_forward_hook(compare(name), with_kwargs=True) for name, module in blocks]
     try:
-        yield blocks
+        with segments_attention(model):
+            _probe(model, segments=True)
+    except PROBE_ERRORS:
+        if not attention:  # MLPs alone can be compared
+            _probe(model, segments=False)
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _swap(model: nn.Module, name: str, call: Any, block: _Block) -> int:
-    """Put our block in the place of the model's own if it computes the same; 1 if so."""
-    lean: nn.Module | None = None
-    if is_gated_mlp(block.module):
-        lean = lean_mlp(block.module, block.kwargs["hidden_states"], block.output)
-    elif call is not None:
-        lean = lean_attention(block.module, call, block.kwargs, block.output)
-    if lean is None:
-        return 0
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, lean.train(block.module.training))
-    return 1
+    return found
 
 
 def _group(layers: dict[str, Any], calls: list[tuple[str, int]], dtype: torch.dtype, keep: bool) -> int:

@@ -1,5 +1,6 @@
 """peft's LoRA layers with the lean QLoRA linear inside: same parameters, same files, another forward."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
 from torch import Tensor, nn
 
 from tunesmith.kernels.lora_linear import lora_linear
+
+BLOCK_ELEMENTS = 16 * 2**20
+"""Weights dequantised at a time on a GPU (32 MB in bf16)."""
 
 
 class _Lean:
@@ -64,9 +68,14 @@ class LinearGroup:
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
-    def weight(self) -> Tensor:
-        """The stacked frozen weights, ``[N, K]``."""
-        return self.kept if self.kept is not None else self._dequantised()
+    def weight(self) -> Iterator[Tensor]:
+        """The stacked frozen weights ``[N, K]`` as blocks of rows, in order."""
+        if self.kept is not None:
+            yield self.kept
+            return
+        for layer in (member.base_layer for member in self.members):
+            for rows in _row_blocks(layer):
+                yield _dequantise(layer, self.dtype, rows)
 
     def __call__(self, x: Tensor, member: int) -> Tensor:
         """Output of one member; all members' outputs are computed at the first call and handed out once each."""
@@ -84,7 +93,7 @@ class LinearGroup:
         start = sum(self.rows[:member])
         part = slice(start, start + self.rows[member])
         bias = self.bias[part] if self.bias is not None else None
-        weight = self.kept[part] if self.kept is not None else _dequantise(self.members[member].base_layer, self.dtype)
+        weight = self.kept[part] if self.kept is not None else _whole(self.members[member].base_layer, self.dtype)
         return F.linear(x, weight, bias)
 
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -102,16 +111,6 @@ class LinearGroup:
             self.salt,
         )
 
-    def _dequantised(self) -> Tensor:
-        layers = [layer.base_layer for layer in self.members]
-        if len(layers) == 1:
-            return _dequantise(layers[0], self.dtype)
-        weight = layers[0].weight
-        stacked = torch.empty(sum(self.rows), layers[0].in_features, dtype=self.dtype, device=weight.device)
-        for layer, part in zip(layers, stacked.split(self.rows)):
-            _dequantise(layer, self.dtype, part)
-        return stacked
-
     def _stacked_bias(self) -> Tensor | None:
         layers = [layer.base_layer for layer in self.members]
         if all(layer.bias is None for layer in layers):
@@ -121,7 +120,7 @@ class LinearGroup:
 
     def _stack(self) -> Tensor:
         """One matrix for all members. Plain layers then hold views of it, so that nothing is stored twice."""
-        stacked = self._dequantised()
+        stacked = torch.cat(list(self.weight()))
         start = 0
         for layer, count in zip(self.members, self.rows):
             if not isinstance(layer.base_layer, bnb.nn.Linear4bit):
@@ -130,18 +129,32 @@ class LinearGroup:
         return stacked
 
 
-def _dequantise(layer: Any, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """The weight ``[N, K]`` of a linear in this type, in ``out`` if given."""
-    weight = layer.weight
-    if isinstance(layer, bnb.nn.Linear4bit):
-        if weight.is_cuda and weight.quant_state.quant_type == "nf4":
-            from tunesmith.kernels.fused.nf4 import dequantise
+def _whole(layer: Any, dtype: torch.dtype) -> Tensor:
+    """A linear's weight ``[N, K]`` in this type."""
+    return _dequantise(layer, dtype, slice(0, layer.out_features))
 
-            return dequantise(weight.data, weight.quant_state, dtype, out)
-        values = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
-    else:
-        values = weight.data
-    return values.to(dtype) if out is None else out.copy_(values)
+
+def _row_blocks(layer: Any) -> list[slice]:
+    """Rows that are dequantised at a time: all, or on a GPU at most `BLOCK_ELEMENTS` of a 4-bit weight."""
+    rows, size = layer.out_features, layer.in_features
+    if not (isinstance(layer, bnb.nn.Linear4bit) and layer.weight.is_cuda):
+        return [slice(0, rows)]
+    count = math.ceil(rows * size / BLOCK_ELEMENTS)
+    block = layer.weight.quant_state.blocksize  # so many rows end with a quantisation block, whatever their width
+    step = math.ceil(rows / count / block) * block
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def _dequantise(layer: Any, dtype: torch.dtype, rows: slice) -> Tensor:
+    """Rows of a linear's weight, ``[n, K]``, in this type."""
+    weight = layer.weight
+    if not isinstance(layer, bnb.nn.Linear4bit):
+        return weight.data[rows].to(dtype)
+    if weight.is_cuda and weight.quant_state.quant_type == "nf4":
+        from tunesmith.kernels.fused.nf4 import dequantise
+
+        return dequantise(weight.data, weight.quant_state, dtype, rows=rows)
+    return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)[rows]
 
 
 def lean_layers(model: nn.Module) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import bitsandbytes as bnb
 import torch
 
 from tunesmith.base.catalog import ModelSource
+from tunesmith.base.stream import stream_layers
 from tunesmith.errors import MachineError, ModelError
 from tunesmith.recipe import Recipe
 
@@ -70,7 +71,7 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
             source.path,
             revision=source.revision,
             dtype=compute.dtype,
-            device_map={"": compute.device},
+            device_map={"": "cpu" if recipe.offload_base == "always" else compute.device},
             quantization_config=quantization(recipe, compute.dtype),
             use_safetensors=True,
             trust_remote_code=False,
@@ -93,6 +94,8 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
             module.support_avx512bf16_for_cpu = False
     if recipe.load_in_4bit or recipe.load_in_8bit:
         _check_quantised(model, source)
+    if recipe.offload_base == "always":
+        stream_layers(model, compute.device)
     return model
 
 

@@ -7,9 +7,10 @@ def run(arguments: list[str]) -> int:
     """Show what the run would take."""
     recipe, aliases = parse("plan", "What a run would take here.", arguments)
 
-    from tunesmith.api import prepare_run
-    from tunesmith.cli.show import Show
+    from tunesmith.cli.show import Show, console, ways_table
+    from tunesmith.job import prepare_run
 
     with Show(aliases) as show:
-        prepare_run(recipe, show)
+        job, _ = prepare_run(recipe, show)
+    console.print(ways_table(job))
     return 0

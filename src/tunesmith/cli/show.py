@@ -123,7 +123,7 @@ def plan_table(job: Prepared) -> Table:
         f"packed rows ({recipe.packing}); learning rate {recipe.learning_rate:g}, {recipe.lr_scheduler_type}",
         "adapter": f"LoRA r {recipe.lora_r}, alpha {recipe.lora_alpha:g}, dropout {recipe.lora_dropout:g}",
         "compute": f"{str(job.compute.dtype).removeprefix('torch.')} on {job.compute.device}: {job.compute.reason}",
-        "weights": f"{'dequantised once and kept' if plan.keep else 'dequantised at each use'}: {plan.reason}",
+        "way": f"{plan.chosen.way}: {plan.reason}",
         "memory": f"{plan.bytes / 1e9:.2f} GB predicted at the peak, {plan.available / 1e9:.1f} GB free",
         "time": f"{_minutes(plan.seconds)} minutes predicted",
         "run folder": str(recipe.output_dir),
@@ -135,6 +135,23 @@ def plan_table(job: Prepared) -> Table:
     table = Table(title="The plan", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():
         table.add_row(Text(key, "cyan"), value if key == "tokens" else escape(value))
+    return table
+
+
+def ways_table(job: Prepared) -> Table:
+    """The ways worth taking, what each takes, and which one is chosen."""
+    plan = job.plan
+    table = Table(title="Ways to run it", title_justify="left", title_style="bold")
+    for column, justify in (("", "left"), ("way", "left"), ("memory", "right"), ("time", "right"), ("fits", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in plan.rows:
+        if row != plan.chosen and any(o.bytes <= row.bytes and o.seconds < row.seconds for o in plan.rows):
+            continue  # another way takes less of both
+        style = "bold green" if row == plan.chosen else "" if row.fits else "dim"
+        table.add_row(
+            "→" if row == plan.chosen else "", str(row.way), f"{row.bytes / 1e9:.2f} GB", _minutes(row.seconds),
+            "yes" if row.fits else "no", style=style,
+        )  # fmt: skip
     return table
 
 

@@ -15,7 +15,8 @@ And dropout stores no mask (see `rank_side`). Legend: T tokens, K in-features, N
 one, r_i its rank, R the ranks' sum.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from tunesmith.kernels.rank_side import RankSide, rank_side
 
 def lora_linear(
     x: Tensor,
-    weight: Callable[[], Tensor],
+    weight: Callable[[], Iterable[Tensor]],
     bias: Tensor | None,
     lora_A: Sequence[Tensor],
     lora_B: Sequence[Tensor],
@@ -41,8 +42,8 @@ def lora_linear(
 
     Args:
         x: ``[*, K]``, of the compute dtype.
-        weight: gives the stacked frozen weights ``[N, K]`` in x's dtype; called again in backward, so that a weight
-            dequantised on the fly need not live between the two.
+        weight: gives the stacked frozen weights ``[N, K]`` in x's dtype, as blocks of rows in order; called again in
+            backward, so that a weight dequantised on the fly need not live between the two, nor whole at any time.
         bias: stacked frozen biases ``[N]`` or None.
         lora_A: ``[r_i, K]`` each; lora_B: ``[n_i, r_i]`` each. May be wider than x's dtype (fp32 masters).
         scaling: s, ``alpha / r`` or ``alpha / sqrt(r)``, the members' own.
@@ -57,7 +58,7 @@ def lora_linear(
 
 def lora_linear_plain(
     x: Tensor,
-    weight: Callable[[], Tensor],
+    weight: Callable[[], Iterable[Tensor]],
     bias: Tensor | None,
     lora_A: Sequence[Tensor],
     lora_B: Sequence[Tensor],
@@ -66,7 +67,7 @@ def lora_linear_plain(
     salt: int = 0,
 ) -> tuple[Tensor, ...]:
     """The plain twin of `lora_linear`: ordinary autograd, same draw of dropout for the same random state."""
-    base = F.linear(x, weight(), bias).split([B.shape[0] for B in lora_B], dim=-1)
+    base = F.linear(x, torch.cat(list(weight())), bias).split([B.shape[0] for B in lora_B], dim=-1)
     if dropout_p > 0:
         keep = rank_side(x.reshape(-1, x.shape[-1]), 1, dropout_p, salt).mask().view(x.shape)
         x = x * keep / (1 - dropout_p)
@@ -78,7 +79,7 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Callable[[], Tensor],
+        weight: Callable[[], Iterable[Tensor]],
         bias: Tensor | None,
         side: RankSide,
         scaling: float,
@@ -95,7 +96,10 @@ class _LoraLinear(torch.autograd.Function):
             torch.mm(part, b.T, out=out)
         if bias is not None:
             y.add_(bias)
-        y.addmm_(x, weight().T)
+        start = 0
+        for W in weight():
+            y[:, start : start + W.shape[0]].addmm_(x, W.T)
+            start += W.shape[0]
         ctx.save_for_backward(kept, xA, *factors)
         ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
         # autograd may hand back other objects for the factors: what hangs on them is kept here
@@ -132,13 +136,17 @@ def _stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _add_frozen(dx: Tensor, W: Tensor, grads: Sequence[Tensor]) -> Tensor:
-    """``dx + dy Ŵ`` in place, ``[T, K]``."""
+def _add_frozen(dx: Tensor, weight: Iterable[Tensor], grads: Sequence[Tensor]) -> Tensor:
+    """``dx + dy Ŵ`` in place, ``[T, K]``: each block of Ŵ's rows with the columns of dy that belong to it."""
     joined = neighbours(grads)
-    if joined is not None:
-        return dx.addmm_(joined, W)
-    start = 0
-    for dy in grads:
-        dx.addmm_(dy, W[start : start + dy.shape[1]])
-        start += dy.shape[1]
+    parts = list(grads) if joined is None else [joined]
+    starts = [0, *itertools.accumulate(dy.shape[1] for dy in parts)]
+    first = 0
+    for W in weight:
+        last = first + W.shape[0]
+        for dy, start in zip(parts, starts):
+            begin, end = max(first, start), min(last, start + dy.shape[1])
+            if begin < end:
+                dx.addmm_(dy[:, begin - start : end - start], W[begin - first : end - first])
+        first = last
     return dx

@@ -19,7 +19,8 @@ class Shape:
     """What of a model decides its memory and time. All counts are of elements.
 
     linear_weights: of decoder linears. other_parameters: embeddings, norms, biases, head. buffer_bytes: as transformers
-    counts them. linears: name, in and out features of each. hidden, vocab, layers, positions: from the config.
+    counts them. linears: name, in and out features of each. hidden, vocab, layers, positions, inner: from the config.
+    query_width, key_width: of all query heads and of all key heads. rotary_width: of one head.
     """
 
     linear_weights: int
@@ -30,6 +31,10 @@ class Shape:
     vocab: int
     layers: int
     positions: int
+    query_width: int = 0
+    key_width: int = 0
+    inner: int = 0
+    rotary_width: int = 0
 
     @property
     def parameters(self) -> int:
@@ -66,6 +71,8 @@ def shape_of_config(config: Any) -> Shape:
     counted = {id(m.weight) for m in linears.values()}
     other = sum(p.nelement() for p in model.parameters() if id(p) not in counted)
     text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 1
+    head = getattr(text, "head_dim", None) or text.hidden_size // heads
     return Shape(
         linear_weights=sum(_count(m) for m in linears.values()),
         other_parameters=other,
@@ -75,6 +82,10 @@ def shape_of_config(config: Any) -> Shape:
         vocab=text.vocab_size,
         layers=text.num_hidden_layers,
         positions=getattr(text, "max_position_embeddings", None) or 2**31,
+        query_width=heads * head,
+        key_width=(getattr(text, "num_key_value_heads", None) or heads) * head,
+        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        rotary_width=head,
     )
 
 
@@ -112,26 +123,30 @@ class Memory:
         return self.stored + self.kept + self.adapter + self.activations
 
 
+def constants_bytes(shape: Shape, recipe: Recipe) -> int:
+    """The quantisation constants of 4-bit weights, which transformers' footprint leaves out."""
+    if not recipe.load_in_4bit:
+        return 0
+    blocks = shape.linear_weights // NF4_BLOCK
+    return blocks + 4 * blocks // NF4_GROUP if recipe.bnb_4bit_use_double_quant else 4 * blocks
+
+
 def predict_memory(shape: Shape, recipe: Recipe, tokens: int, element_bytes: int, keep: bool) -> Memory:
-    """Memory of a step over ``tokens`` flat tokens."""
+    """Memory of a step over ``tokens`` flat tokens on a CPU."""
     bits = 4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 0
-    constants = 0
-    if bits == 4:
-        blocks = shape.linear_weights // NF4_BLOCK
-        constants = blocks + 4 * blocks // NF4_GROUP if recipe.bnb_4bit_use_double_quant else 4 * blocks
     targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
     kept = shape.linear_weights * element_bytes if keep and bits == 4 else 0
     # Saved for backward: every linear's output (an input of the next operation), twice the inner width for the gate's
     # product, and a handful of hidden-size tensors around norms and residuals.
     per_token = sum(out for _, _, out in shape.linears) + shape.layers * 6 * shape.hidden
     per_token += sum(i for _, i, _ in shape.linears) // 2
-    layers = 2 if recipe.gradient_checkpointing else shape.layers
+    layers = 2 if recipe.gradient_checkpointing is True else shape.layers
     activations = tokens * per_token * element_bytes * layers // shape.layers
-    if recipe.gradient_checkpointing:
+    if recipe.gradient_checkpointing is True:
         activations += tokens * shape.hidden * element_bytes * shape.layers
     logits = 3 * 4 * min(tokens * shape.vocab, 16 * 2**20)
     return Memory(
-        stored=footprint(shape, bits, element_bytes) + constants,
+        stored=footprint(shape, bits, element_bytes) + constants_bytes(shape, recipe),
         kept=kept,
         adapter=16 * shape.trainable(recipe.lora_r, targets),
         activations=activations + logits,

@@ -1,52 +1,106 @@
-"""Plan: what a run will take here, and which way to run it was chosen."""
+"""Plan: the ways to run a training here, what each will take, and which was chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack
+from tunesmith.plan.gpu_memory import predict_gpu_memory
 from tunesmith.plan.memory import Memory, Shape, available_bytes, predict_memory
-from tunesmith.plan.speed import SHARE_OF_STEP, flops, measure_flops
+from tunesmith.plan.speed import Speed, measure_speed, step_seconds
+from tunesmith.plan.way import Way, ways
 from tunesmith.recipe import Recipe
 
 PROCESS_BYTES = 1024 * 2**20
-"""Python, torch and transformers themselves, before any weight (measured resident size)."""
+"""Python, torch and transformers themselves, before any weight (measured resident size); on a GPU they take nothing that
+torch counts."""
+SHARE_USED = {"cpu": 0.8, "cuda": 0.95}
+"""Of free memory: a CPU's is shared with all else that runs there."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run. memory: predicted bytes at the peak. process: bytes of the process besides. seconds: predicted training
+    time. fits: within the memory there is."""
+
+    way: Way
+    memory: Memory
+    process: int
+    seconds: float
+    fits: bool
+
+    @property
+    def bytes(self) -> int:
+        return self.memory.total + self.process
 
 
 @dataclass(frozen=True)
 class Plan:
-    """keep: whether dequantised weights are kept. memory: predicted bytes at the peak, the process itself included.
-    available: bytes free now. seconds: predicted training time. reason: why this way."""
+    """chosen: the way this run will take. rows: all ways the recipe leaves open. available: bytes that may be used.
+    reason: why this way."""
 
-    keep: bool
-    memory: Memory
+    chosen: Row
+    rows: tuple[Row, ...]
     available: int
-    seconds: float
     reason: str
 
     @property
+    def keep(self) -> bool:
+        return self.chosen.way.keep
+
+    @property
+    def memory(self) -> Memory:
+        return self.chosen.memory
+
+    @property
     def bytes(self) -> int:
-        return self.memory.total + PROCESS_BYTES
+        return self.chosen.bytes
+
+    @property
+    def seconds(self) -> float:
+        return self.chosen.seconds
 
 
 def make_plan(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[Pack], updates: int) -> Plan:
-    """The plan for training ``updates`` updates on epochs like ``packs`` (one epoch, in order)."""
+    """The plan for training ``updates`` updates on epochs like ``packs`` (one epoch, in order): of the ways that fit, the
+    fastest; of ways equally fast, the first.
+
+    Args:
+        recipe: with every default filled in; what it leaves at auto is decided here.
+    """
+    available = recipe.memory_bytes or available_bytes(compute.device)
+    room = available if recipe.memory_bytes else SHARE_USED[compute.device.type] * available
+    speed = measure_speed(compute.device, compute.dtype, shape.hidden)
+    rows = []
+    for way in ways(recipe, compute.device.type == "cuda"):
+        memory, process = _memory(shape, recipe, compute, packs, way)
+        seconds = updates * _update_seconds(shape, recipe, packs, way, speed, compute.dtype.itemsize)
+        rows.append(Row(way, memory, process, seconds, memory.total + process <= room))
+    fitting = [row for row in rows if row.fits]
+    if not fitting:
+        chosen = min(rows, key=lambda row: row.bytes)
+        return Plan(chosen, tuple(rows), available, "nothing is sure to fit: this takes least")
+    chosen = min(fitting, key=lambda row: row.seconds)
+    reason = "the fastest" if chosen == min(rows, key=lambda row: row.seconds) else "the fastest that fits"
+    return Plan(chosen, tuple(rows), available, "the only way asked for" if len(rows) == 1 else reason)
+
+
+def _memory(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[Pack], way: Way) -> tuple[Memory, int]:
+    tokens, labels = max(len(pack.input_ids) for pack in packs), max(len(pack.targets) for pack in packs)
+    if way.split > 1:
+        assert recipe.per_device_train_batch_size is not None
+        assert recipe.max_length is not None
+        most = recipe.per_device_train_batch_size // way.split * recipe.max_length
+        tokens, labels = min(tokens, most), min(labels, most)
     size = compute.dtype.itemsize
-    largest = max(len(pack.input_ids) for pack in packs)
-    available = available_bytes(compute.device)
-    kept = predict_memory(shape, recipe, largest, size, keep=True)
-    lean = predict_memory(shape, recipe, largest, size, keep=False)
-    if recipe.dequantize != "auto":
-        keep, reason = recipe.dequantize == "always", "asked for"
-    elif not recipe.load_in_4bit:
-        keep, reason = True, "the weights are not in 4 bits, so nothing is dequantised"
-    elif kept.total + PROCESS_BYTES < 0.8 * available:
-        keep, reason = True, "memory allows, and the numbers are the same"
-    else:
-        keep, reason = False, "kept copies would not fit"
-    inputs = sum(len(pack.input_ids) for pack in packs)
-    labels = sum(len(pack.targets) for pack in packs)
-    per_epoch = flops(shape, inputs, labels, recipe.gradient_checkpointing)
-    rate = measure_flops(compute.device, compute.dtype, shape.hidden) * SHARE_OF_STEP
-    epochs = updates * recipe.gradient_accumulation_steps / len(packs)
-    return Plan(keep, kept if keep else lean, available, per_epoch * epochs / rate, reason)
+    if compute.device.type == "cuda":
+        return predict_gpu_memory(shape, recipe, tokens, labels, size, way), 0
+    return predict_memory(shape, way.of(recipe), tokens, size, way.keep), PROCESS_BYTES
+
+
+def _update_seconds(shape: Shape, recipe: Recipe, packs: Sequence[Pack], way: Way, speed: Speed, size: int) -> float:
+    """Mean time of one update."""
+    accumulation = recipe.gradient_accumulation_steps
+    tokens = sum(len(pack.input_ids) for pack in packs) / len(packs) * accumulation
+    labels = sum(len(pack.targets) for pack in packs) / len(packs) * accumulation
+    return step_seconds(shape, tokens, labels, way, speed, size, accumulation * way.split)

@@ -8,9 +8,9 @@ from torch.nn import Parameter
 
 
 class FlatParameters:
-    """Parameters as views of ``flat`` ``[n]``, their gradients as views of ``flat.grad`` ``[n]``.
+    """Parameters as views of ``flat`` ``[n]``; their gradients are added into ``flat.grad`` ``[n]`` by `gather`.
 
-    The parameters keep their identity, names and shapes: a module does not notice. Gradients present now are kept. If they
+    The parameters keep their identity, names and shapes: a module does not notice. Gradients present now are taken. If they
     are wider than the compute type, each has a ``compute_copy`` too, a view of one buffer that `refresh` brings up to date
     (one cast instead of hundreds).
     """
@@ -20,16 +20,24 @@ class FlatParameters:
         self.parameters = parameters
         self.flat = Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
         self.flat.grad = torch.zeros_like(self.flat)
-        for parameter, values, slopes in zip(parameters, self.flat.detach().split(sizes), self.flat.grad.split(sizes)):
-            if parameter.grad is not None:
-                slopes.copy_(parameter.grad.reshape(-1))
+        shapes = [p.shape for p in parameters]
+        self.slopes = [part.view(shape) for part, shape in zip(self.flat.grad.split(sizes), shapes)]
+        self.gather()
+        for parameter, values in zip(parameters, self.flat.detach().split(sizes)):
             parameter.data = values.view(parameter.shape)
-            parameter.grad = slopes.view(parameter.shape)
         self.copy: Tensor | None = None
         if self.flat.dtype != compute:
             self.copy = self.flat.detach().to(compute)
             for parameter, values in zip(parameters, self.copy.split(sizes)):
                 parameter.compute_copy = values.view(parameter.shape)  # type: ignore[attr-defined]
+
+    def gather(self) -> None:
+        """Add the parameters' gradients and take them away: a few kernels for all, where autograd would add one by one."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        assert len(gradients) == len(self.slopes)  # the first update checks that every tensor gets one
+        torch._foreach_add_(self.slopes, gradients)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def refresh(self) -> None:
         """Bring the compute copies up to date."""

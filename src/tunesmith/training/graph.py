@@ -91,6 +91,8 @@ class GraphUpdate:
         with self.loss_of.attention():
             loss = self.loss_of.of(pack)
             (loss * self.inverse).backward()
+        if self.flat is not None:
+            self.flat.gather()
         self.result[0].add_(loss.detach())
 
     def _capture(self, pack: Pack) -> "_Captured | None":

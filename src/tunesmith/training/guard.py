@@ -59,8 +59,8 @@ def check_norm(norm: float, step: int) -> None:
 
 
 def snapshot(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """A copy of the adapter before training."""
-    return {name: p.detach().clone() for name, p in parameters.items()}
+    """A copy of the adapter before training, in host memory."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
 
 
 def check_changed(before: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> None:
@@ -68,5 +68,5 @@ def check_changed(before: Mapping[str, Tensor], parameters: Mapping[str, Paramet
     for name, parameter in parameters.items():
         if not bool(torch.isfinite(parameter).all()):
             raise TrainingError(f"{name} is not finite after training.", "Lower the learning rate.")
-    if all(torch.equal(before[name], p) for name, p in parameters.items()):
+    if all(torch.equal(before[name], p.detach().cpu()) for name, p in parameters.items()):
         raise TrainingError("The adapter is the same after training as before.", "Raise the learning rate or train longer.")

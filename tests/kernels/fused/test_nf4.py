@@ -69,3 +69,11 @@ def test_out_is_filled_and_returned(device):
     out = torch.full((8, 64), torch.nan, device=device)
     assert nf4.dequantise(packed, state, torch.float32, out) is out
     assert torch.equal(out, dequantize_4bit(packed, state))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_rows_are_those_of_the_whole(device, nested):
+    packed, state = _quantised((320, 192), device, torch.float32, nested=nested)  # more blocks than one inner group has
+    whole = nf4.dequantise(packed, state, torch.float32)
+    for rows in (slice(0, 64), slice(64, 192), slice(128, 320)):
+        assert torch.equal(nf4.dequantise(packed, state, torch.float32, rows=rows), whole[rows])

@@ -17,22 +17,28 @@ BYTES = 2048
 """Packed bytes (two values each) a program unpacks."""
 
 
-def dequantise(weight: Tensor, quant_state: Any, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """The weight ``[N, K]`` a bitsandbytes 4-bit parameter stands for.
+def dequantise(
+    weight: Tensor, quant_state: Any, dtype: torch.dtype, out: Tensor | None = None, rows: slice | None = None
+) -> Tensor:
+    """The weight ``[N, K]`` a bitsandbytes 4-bit parameter stands for, or some of its rows.
 
     Args:
         weight: packed, two values a byte, the first in the high half; any shape and storage type, contiguous.
         quant_state: bitsandbytes' ``QuantState`` of type nf4, its tensors (offset too) on the weight's device.
-        dtype: of the result. out: ``[N, K]`` contiguous of that type to write into.
+        dtype: of the result. out: ``[N, K]`` contiguous of that type to write into. rows: only these, which must begin
+            at a quantisation block.
     """
     assert quant_state.quant_type == "nf4"
-    shape: Sequence[int] = quant_state.shape
+    size = quant_state.shape[1]
+    first, last = (0, quant_state.shape[0]) if rows is None else (rows.start, rows.stop)
+    assert first * size % quant_state.blocksize == 0
+    shape: Sequence[int] = (last - first, size)
     if out is None:
         out = torch.empty(shape, dtype=dtype, device=weight.device)
     assert out.shape == torch.Size(shape)
     assert out.dtype == dtype
     assert out.is_contiguous()
-    packed = weight.detach().view(torch.uint8)
+    packed = weight.detach().view(torch.uint8).view(-1)[first * size // 2 :]
     absmax, inner = quant_state.absmax, quant_state.state2
     scales = (inner.code, inner.absmax, quant_state.offset) if inner is not None else (absmax, absmax, absmax)
     half = quant_state.blocksize // 2
@@ -40,6 +46,7 @@ def dequantise(weight: Tensor, quant_state: Any, dtype: torch.dtype, out: Tensor
     pairs = out.numel() // 2
     _dequantise[(triton.cdiv(pairs, blocks * half),)](
         packed, quant_state.code, absmax, *scales, out, pairs, inner.blocksize if inner is not None else 1,
+        first * size // quant_state.blocksize,
         NESTED=inner is not None, BLOCKS=blocks, HALF=half, num_warps=4,
         enable_fp_fusion=False,  # bitsandbytes rounds the product before it adds the offset
     )  # fmt: skip
@@ -58,20 +65,20 @@ def dequantise_plain(weight: Tensor, quant_state: Any, dtype: torch.dtype) -> Te
     return (values * scale).to(dtype).view(quant_state.shape)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "first"])
 def _dequantise(
-    packed, code, absmax, inner_code, inner_absmax, offset, out, pairs, inner_size,
+    packed, code, absmax, inner_code, inner_absmax, offset, out, pairs, inner_size, first,
     NESTED: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """A tile of BLOCKS quantisation blocks, HALF bytes each: one scale a row."""
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     here = block * HALF < pairs
     if NESTED:
-        scale = tl.load(inner_code + tl.load(absmax + block, here, 0).to(tl.int32))
-        scale = scale * tl.load(inner_absmax + block // inner_size, here, 0.0)
+        scale = tl.load(inner_code + tl.load(absmax + first + block, here, 0).to(tl.int32))
+        scale = scale * tl.load(inner_absmax + (first + block) // inner_size, here, 0.0)
         scale = (scale + tl.load(offset))[:, None]
     else:
-        scale = tl.load(absmax + block, here, 0.0)[:, None]
+        scale = tl.load(absmax + first + block, here, 0.0)[:, None]
     pair = block[:, None] * HALF + tl.arange(0, HALF)[None, :]
     byte = tl.load(packed + pair, pair < pairs, 0).to(tl.int32)
     high = tl.load(code + (byte >> 4)) * scale

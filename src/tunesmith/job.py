@@ -1,0 +1,132 @@
+"""The job: all that is known before a run starts, and the model made ready for it."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from tunesmith.base.adapter import attach
+from tunesmith.base.catalog import resolve
+from tunesmith.base.lean import speed_up
+from tunesmith.base.load import choose_compute, load_model, quantised_share, weight_bytes
+from tunesmith.base.tokenizer import load_tokenizer
+from tunesmith.data.dataset import Dataset, prepare
+from tunesmith.data.loader import Loader, default_batch_size
+from tunesmith.data.packing import Pack, make_pack
+from tunesmith.data.render import Renderer
+from tunesmith.errors import RunError
+from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
+from tunesmith.facts import reset_peak
+from tunesmith.plan.memory import Shape, shape_of
+from tunesmith.plan.plan import make_plan
+from tunesmith.recipe import Recipe
+from tunesmith.training.loop import total_updates
+from tunesmith.training.offload import with_host_activations
+from tunesmith.training.optimizer import check_optimizer
+from tunesmith.training.schedule import default_learning_rate
+from tunesmith.training.step import PackLoss, choose_loss
+
+
+def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prepared, Renderer]:
+    """Everything up to the plan: model found, data rendered and packed, memory and time predicted."""
+    check_output(recipe)
+    source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
+    shape = shape_of(source)
+    compute = choose_compute(recipe)
+    check_optimizer(recipe, compute.device)
+    renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
+    limit = min(shape.positions, renderer.tokenizer.model_max_length)
+    data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)))
+    resolved = _resolve(recipe, shape, data)
+    loader = _loader(resolved, data)
+    updates = total_updates(loader, recipe)
+    packs = [pack for window in loader.epoch(0) for pack in window]
+    plan = make_plan(shape, resolved, compute, packs, updates)
+    planned = plan.chosen.way.of(resolved)
+    prepared = Prepared(planned, source, shape, compute, data, _loader(planned, data), plan, updates)
+    watch(prepared)
+    return prepared, renderer
+
+
+def _loader(recipe: Recipe, data: Dataset) -> Loader:
+    assert recipe.per_device_train_batch_size is not None
+    return Loader(
+        data.rows, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps,
+        recipe.shuffle, recipe.seed, recipe.shared_prefix,
+    )  # fmt: skip
+
+
+def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:
+    """The recipe with every default that depends on model or data filled in."""
+    length, rows = data.facts.max_length, data.facts.packed_rows
+    batch = default_batch_size(rows, length, recipe.num_train_epochs, recipe.gradient_accumulation_steps)
+    return recipe.model_copy(
+        update={
+            "learning_rate": recipe.learning_rate or default_learning_rate(shape.hidden),
+            "max_length": length,
+            "per_device_train_batch_size": recipe.per_device_train_batch_size or batch,
+            "output_dir": recipe.output_dir or str(_free_folder(recipe)),
+            "model_name_or_path": _absolute(recipe.model_name_or_path),
+        }
+    )
+
+
+def _absolute(reference: str) -> str:
+    """A path as seen from anywhere, so that the run can be opened from anywhere; hub ids as they are."""
+    path = Path(reference).expanduser()
+    return str(path.resolve()) if path.exists() else reference
+
+
+def load_job(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
+    """The model with a fresh adapter on its fastest path, the loss of a pack, and what to tell the user."""
+    recipe = job.recipe
+    reset_peak(job.compute)
+    base = load_model(job.source, recipe, job.compute)
+    stored, quantised = weight_bytes(base), quantised_share(base)
+    model = attach(base, recipe, job.source.base, job.source.revision)
+    linears = speed_up(model, job.compute.dtype, job.plan.keep)
+    loss_of, path = choose_loss(base)
+    if recipe.gradient_checkpointing:
+        # On a GPU dropout is drawn from a counter: there is no random state to bring back, which would end a capture.
+        on_cpu = job.compute.device.type == "cpu"
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
+    if recipe.activation_offloading:
+        loss_of = dataclasses.replace(loss_of, of=with_host_activations(loss_of.of))
+    trainable, total = model.get_nb_trainable_parameters()
+    targets = sorted(model.peft_config["default"].target_modules)
+    return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)
+
+
+def eval_packs(job: Prepared) -> list[Pack]:
+    """Held-out examples, like lengths together, in packs of about the size of a training pack."""
+    examples = sorted(job.data.held_out, key=lambda e: len(e.input_ids))
+    assert job.recipe.max_length is not None
+    assert job.recipe.per_device_train_batch_size is not None
+    room = job.recipe.per_device_train_batch_size * job.recipe.max_length
+    packs: list[list[Any]] = []
+    used = room
+    for example in examples:
+        if used + len(example.input_ids) > room:
+            packs.append([])
+            used = 0
+        packs[-1].append(example)
+        used += len(example.input_ids)
+    return [make_pack([[e] for e in pack], job.recipe.shared_prefix) for pack in packs]
+
+
+def check_output(recipe: Recipe) -> None:
+    """Raises RunError if the output folder holds anything already."""
+    folder = Path(recipe.output_dir) if recipe.output_dir else None
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(
+            f"{folder} is not empty: it holds another run or other files.", "Give another --output-dir, or move it away."
+        )
+
+
+def _free_folder(recipe: Recipe) -> Path:
+    parts = (Path(recipe.model_name_or_path).stem, Path(recipe.dataset_name).stem)
+    name = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") or "run" for part in parts)
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder

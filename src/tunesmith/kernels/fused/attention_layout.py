@@ -1,0 +1,132 @@
+"""Which program of `attention` works on what: tables from the lengths of a pack's segments, made once a pack.
+
+A block is a run of tokens of one segment. Its row of a table says where it lies and what it reads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PARTS = 64
+"""Programs a head may spend on sharing the work at prefixes, whose keys hear from every child."""
+PART_TILES = 8
+"""Tiles of children that are worth a program of their own."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who works on what: tables of int32 on the device, one program (a head) a row, most work first. Rows of zeros idle.
+
+    queries ``[*, 5]``: first token and end of a block of queries, start of its segment, start and end of its prefix.
+    keys ``[*, 7]``: first token and end of a block of keys; start and end of the queries of its own segment that the row
+    takes; start and end of its children that the row takes; where its sums go if rows share the block (a slot), or -1.
+    joins ``[*, 4]``: first token and end of a block of keys that rows share; its first slot and the end of its slots.
+    positions ``[T]``: of each token in its document, prefix included.
+    """
+
+    block: int
+    parts: int
+    data: Tensor
+    queries: Tensor
+    keys: Tensor
+    joins: Tensor
+    positions: Tensor
+
+    def load(self, other: "Layout") -> None:
+        """Take over another pack's tables where these lie, for a CUDA graph that reads them here."""
+        assert (self.block, self.parts, self.queries.shape) == (other.block, other.parts, other.queries.shape)
+        self.data.copy_(other.data, non_blocking=True)
+
+
+def choose_block(lengths: Sequence[int], parents: Sequence[int], largest: int) -> int:
+    """The block, of 16, 32 and at most ``largest``, with the least work: a tile costs what it costs to begin one, and its
+    side (far from filling the matrix units, a tile's time is not its area)."""
+    size, parent = np.array(lengths, dtype=np.int64), np.array(parents, dtype=np.int64)
+    prefix = np.where(parent >= 0, size[parent], 0)
+
+    def work(block: int) -> int:
+        rows = -(-size // block)
+        return int((rows * (rows + 1) // 2 + rows * -(-prefix // block)).sum()) * (16 + block)
+
+    return min((block for block in (16, 32, 64) if block <= largest), key=work)
+
+
+def largest_block(head_dim: int, dtype: torch.dtype) -> int:
+    """The largest block whose tiles fit the registers and the shared memory of a multiprocessor (100 KB)."""
+    return 64 if dtype.itemsize == 2 and head_dim <= 128 else 32
+
+
+def layout(
+    lengths: Sequence[int],
+    parents: Sequence[int],
+    device: torch.device | str,
+    block: int,
+    blocks: int | None = None,
+    parts: int = PARTS,
+) -> Layout:
+    """Tables for segments as in `kernels.attention.Segments`, a prefix's children being side by side.
+
+    Args:
+        blocks: rows to pad the tables to, so that packs of as many tokens share their sizes and with them a CUDA graph.
+        parts: most programs that share the work at prefixes; 0 if there is never a prefix.
+    """
+    size, parent = np.array(lengths, dtype=np.int64), np.array(parents, dtype=np.int64)
+    assert (parent < np.arange(len(size))).all()
+    end = size.cumsum()
+    start = end - size
+    child = parent >= 0
+    assert (parent[parent[child]] < 0).all()
+    prefix, prefix_end = np.where(child, start[parent], 0), np.where(child, end[parent], 0)
+    heirs, heirs_end, heirs_size = np.full_like(size, end[-1]), np.zeros_like(size), np.zeros_like(size)
+    np.minimum.at(heirs, parent[child], start[child])
+    np.maximum.at(heirs_end, parent[child], end[child])
+    np.add.at(heirs_size, parent[child], size[child])
+    heirs = np.minimum(heirs, heirs_end)
+    assert (heirs_end - heirs == heirs_size).all(), "children of a prefix are not side by side"
+
+    count = -(-size // block)
+    owner, index = _repeat(count)
+    first = start[owner] + index * block
+    last = np.minimum(first + block, end[owner])
+    queries = np.stack([first, last, start[owner], prefix[owner], prefix_end[owner]], 1)
+    work = (last - start[owner]) // block + (prefix_end - prefix)[owner] // block
+    queries = queries[np.argsort(-work, kind="stable")]
+
+    tiles = -(-heirs_size // block)
+    shares = np.clip(-(-tiles // PART_TILES), 1, max(1, parts // max(1, int(count[tiles > 0].sum()))))
+    share = -(-tiles // shares) * block
+    row, part = _repeat(shares[owner])
+    owner = owner[row]
+    shared = shares[owner] > 1
+    near = np.where(part == 0, first[row], end[owner])
+    far = np.minimum(heirs[owner] + part * share[owner], heirs_end[owner])
+    far_end = np.minimum(far + share[owner], heirs_end[owner])
+    slot = np.where(shared, shared.cumsum() - 1, -1)
+    keys = np.stack([first[row], last[row], near, end[owner], far, far_end, slot], 1)
+    joined = np.flatnonzero(shared & (part == 0))
+    joins = np.stack([first[row], last[row], slot, slot + shares[owner]], 1)[joined]
+    keys = keys[np.argsort(near - end[owner] + far - far_end, kind="stable")]
+
+    positions = np.arange(end[-1]) - np.repeat(start - (prefix_end - prefix), size)
+    if blocks is not None:
+        assert len(queries) <= blocks
+        queries, keys, joins = _pad(queries, blocks), _pad(keys, blocks + parts), _pad(joins, parts // 2)
+    else:
+        parts = int(shared.sum())
+    tables = [queries, keys, joins, positions]
+    data = torch.from_numpy(np.concatenate([table.ravel() for table in tables]).astype(np.int32)).to(device)
+    views = [part.view(table.shape) for part, table in zip(data.split([table.size for table in tables]), tables)]
+    return Layout(block, parts, data, *views)
+
+
+def _repeat(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``counts[i]`` copies of i: i, and which copy it is."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]
+
+
+def _pad(table: np.ndarray, rows: int) -> np.ndarray:
+    return np.concatenate([table, np.zeros((rows - len(table), table.shape[1]), dtype=table.dtype)])

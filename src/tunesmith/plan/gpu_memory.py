@@ -1,0 +1,64 @@
+"""Bytes a step takes on a GPU: what the lean path stores, saves and holds for a moment, tensor by tensor.
+
+Legend: T flat tokens of a micro-batch, N labels, H hidden size, Q and V widths of all query and of all key heads, F inner
+width of the MLP, e bytes of the compute type, L layers.
+"""
+
+from tunesmith.plan.memory import Memory, Shape, constants_bytes, footprint
+from tunesmith.plan.way import Way
+from tunesmith.recipe import Recipe
+
+LOGITS_ELEMENTS = 16 * 2**20
+BLOCK_ELEMENTS = 16 * 2**20
+WORKSPACE = 2 * 33 * 2**20
+"""cuBLAS keeps 32 MB for each stream it was used on, of which there are two, and a little more."""
+SLACK = 1.015
+"""Rounding of every block to 512 bytes, the allocator's own tables, probes: measured, see benchmarks/results."""
+
+
+def predict_gpu_memory(shape: Shape, recipe: Recipe, tokens: int, labels: int, element_bytes: int, way: Way) -> Memory:
+    """Memory of a step over micro-batches of at most ``tokens`` flat tokens with ``labels`` targets."""
+    e = element_bytes
+    stored = footprint(shape, 4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 0, e) + constants_bytes(shape, recipe)
+    if way.stream:
+        packed = shape.linear_weights // 2 + constants_bytes(shape, recipe)
+        stored += -packed + 2 * (packed // shape.layers + 2**16)
+    kept = shape.linear_weights * e if way.keep and recipe.load_in_4bit else 0
+    logits = min(labels, max(1, LOGITS_ELEMENTS // shape.vocab) + 1) * shape.vocab * e + 4 * labels * shape.hidden * e
+    moment = max(logits, _backward_of_a_layer(shape, recipe, tokens, e, way))
+    saved = _saved_by_a_layer(shape, recipe, tokens, e)
+    if way.recompute:
+        inputs = tokens * shape.hidden * e
+        activations = saved + (inputs if way.host_activations else inputs * shape.layers)
+    else:
+        activations = saved * shape.layers
+    activations += tokens * (4 * shape.hidden * e + 16 * shape.rotary_width)
+    return Memory(
+        stored=int(stored * SLACK),
+        kept=kept,
+        adapter=_adapter(shape, recipe, e),
+        activations=int((activations + moment) * SLACK) + WORKSPACE,
+    )
+
+
+def _adapter(shape: Shape, recipe: Recipe, e: int) -> int:
+    """fp32 weights, gradients of a step and their sum, the optimizer's state, and a copy in the compute type."""
+    targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
+    state = 2 if "8bit" in recipe.optim else 8
+    return shape.trainable(recipe.lora_r, targets) * (4 + 4 + state + (e if e < 4 else 0))
+
+
+def _saved_by_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int) -> int:
+    """What one layer's backward needs: both residuals, both normed inputs, q, k and v, the heads' output and their log-sum-exp,
+    gate and up, their product; and the rank side of every linear."""
+    q, v, inner, hidden = shape.query_width, shape.key_width, shape.inner, shape.hidden
+    ranks = recipe.lora_r * len(shape.linears) // shape.layers
+    per_token = e * (4 * hidden + 2 * q + 2 * v + 3 * inner + ranks) + 4 * (q // max(1, shape.rotary_width) + 2)
+    return tokens * per_token
+
+
+def _backward_of_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int, way: Way) -> int:
+    """The most that is alive besides what was saved: gradients around the MLP, and a block of dequantised weights."""
+    widest = max(i * o for _, i, o in shape.linears)
+    block = 0 if way.keep else min(widest, BLOCK_ELEMENTS) * e
+    return tokens * e * (2 * shape.hidden + 3 * shape.inner) + block
