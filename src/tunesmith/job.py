@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.base.adapter import attach
 from tunesmith.base.catalog import resolve
 from tunesmith.base.lean import speed_up
-from tunesmith.base.load import choose_compute, load_model, quantised_share, weight_bytes
+from tunesmith.base.load import ComputeType, choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader, default_batch_size
@@ -86,15 +86,21 @@ def load_job(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
     model = attach(base, recipe, job.source.base, job.source.revision)
     linears = speed_up(model, job.compute.dtype, job.plan.keep)
     loss_of, path = choose_loss(base)
-    if recipe.gradient_checkpointing:
-        # On a GPU dropout is drawn from a counter: there is no random state to bring back, which would end a capture.
-        on_cpu = job.compute.device.type == "cpu"
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
-    if recipe.activation_offloading:
-        loss_of = dataclasses.replace(loss_of, of=with_host_activations(loss_of.of))
+    loss_of = recomputed_and_offloaded(base, loss_of, recipe, job.compute)
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
     return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)
+
+
+def recomputed_and_offloaded(base: Any, loss_of: PackLoss, recipe: Recipe, compute: ComputeType) -> PackLoss:
+    """The loss with the recipe's savings of memory switched on: layers recomputed, activations on the host."""
+    if recipe.gradient_checkpointing:
+        # On a GPU dropout is drawn from a counter: there is no random state to bring back, which would end a capture.
+        on_cpu = compute.device.type == "cpu"
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
+    if recipe.activation_offloading:
+        return dataclasses.replace(loss_of, of=with_host_activations(loss_of.of))
+    return loss_of
 
 
 def eval_packs(job: Prepared) -> list[Pack]:

@@ -42,7 +42,12 @@ _SEEDS: dict[torch.device, Tensor] = {}
 
 def step_seed(device: torch.device) -> Tensor:
     """The seed that masks on a GPU are drawn from, int64 ``[1]`` on the device: one tensor, so that a captured step sees
-    every change of its value. Training sets it from the recipe and adds one before every forward pass."""
+    every change of its value. An update sets it from the recipe and adds one before every forward pass."""
     if device not in _SEEDS:
         _SEEDS[device] = torch.zeros(1, dtype=torch.int64, device=device)
     return _SEEDS[device]
+
+
+def start_seed(device: torch.device, seed: int) -> Tensor:
+    """`step_seed`, set to where the draws of a run with this seed begin."""
+    return step_seed(device).fill_(seed << 32)

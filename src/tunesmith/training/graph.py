@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from tunesmith.data.packing import Pack
-from tunesmith.kernels.dropout import step_seed
+from tunesmith.kernels.dropout import start_seed
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.flat import FlatParameters
@@ -37,7 +37,7 @@ class GraphUpdate:
         self.compute, self.max_norm = compute, recipe.max_grad_norm or math.inf
         self.stream = torch.cuda.Stream(self.device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.seed = step_seed(self.device).fill_(recipe.seed << 32)
+        self.seed = start_seed(self.device, recipe.seed)
         self.result = torch.zeros(2, device=self.device)  # sum of losses, norm of the gradient
         self.inverse = torch.zeros((), device=self.device)  # 1 / trained tokens of the window
         self.layouts: dict[Any, _Captured | None] = {}

@@ -7,6 +7,7 @@ import torch
 from torch.nn import Parameter
 
 from tunesmith.data.packing import Pack
+from tunesmith.kernels.dropout import start_seed
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.optimizer import make_optimizer
@@ -25,6 +26,7 @@ class EagerUpdate:
         self.device = next(iter(parameters.values())).device
         self.max_norm = recipe.max_grad_norm or math.inf
         self.optimizer = make_optimizer(parameters.values(), recipe, peak, self.device)
+        self.seed = start_seed(self.device, recipe.seed)
 
     def __call__(self, packs: Sequence[Pack], rate: float, step: int) -> tuple[float, float]:
         """Make update ``step`` (1-based) at this learning rate; returns the window's mean loss and the gradient's norm.
@@ -35,6 +37,7 @@ class EagerUpdate:
         trained = sum(len(pack.targets) for pack in packs)
         total = 0.0
         for pack in packs:
+            self.seed.add_(1)
             with self.loss_of.attention():
                 loss = self.loss_of.of(pack.to(self.device) if self.device.type != "cpu" else pack)
                 value = float(loss.detach())

@@ -19,6 +19,7 @@ from tunesmith.kernels.fused.attention_layout import Layout, largest_block
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
+
 def segment_attention_forward(
     q: Tensor,
     k: Tensor,
@@ -45,7 +46,7 @@ def segment_attention_forward(
     _forward[(heads, layout.queries.shape[0])](
         q, k, v, out, lse, layout.queries, tokens, heads // k.shape[1],
         **common_arguments(q, layout, scaling, sliding_window, softcap, cos, sin),
-        q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0), num_stages=2,
+        q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
     )  # fmt: skip
     return out, lse
 
@@ -55,12 +56,15 @@ def check(layout: Layout, *heads: Tensor) -> None:
     tokens, _, size = heads[0].shape
     assert layout.positions.shape == (tokens,)
     assert layout.block <= largest_block(size, heads[0].dtype)
+    assert size % 2 == 0
     for x in heads:
         assert x.dtype == heads[0].dtype
-        assert x.shape[0] == tokens
-        assert x.stride()[1:] == (size, 1)
+        assert x.shape[::2] == (tokens, size)
+        assert x.stride(2) == 1
+        assert x.stride(1) == size or x.shape[1] == 1
 
 
+# Strides are compile-time constants (they are a model's): a tile's addresses then take one register instead of sixteen.
 def common_arguments(
     q: Tensor,
     layout: Layout,
@@ -73,7 +77,9 @@ def common_arguments(
     """The arguments that all kernels with scores have."""
     if cos is not None and sin is not None:
         assert cos.shape == sin.shape == (q.shape[0], q.shape[2])
-        assert cos.stride() == sin.stride() == (cos.stride(0), 1)
+        assert cos.stride() == sin.stride()
+        assert cos.stride(0) > 0
+        assert cos.stride(1) == 1
     return {
         "cos": q if cos is None else cos,
         "sin": q if sin is None else sin,
@@ -89,6 +95,7 @@ def common_arguments(
         "HALF": max(16, triton.next_power_of_2(q.shape[2] // 2)),
         "BLOCK": layout.block,
         "num_warps": 4,
+        "num_stages": 2 if cos is None else 1,  # tiles that are rotated take registers, and loops over them are short
         "enable_fp_fusion": True,
     }
 
@@ -160,7 +167,7 @@ def scores(a_one, a_two, b_one, b_two, scale, cap, CAPPED: tl.constexpr):
     s = tl.dot(a_one, tl.trans(b_one), input_precision="ieee")
     s = tl.dot(a_two, tl.trans(b_two), s, input_precision="ieee") * scale
     if CAPPED:
-        small = tl.exp2(-2.0 * LOG2E * tl.abs(s))  # at most 1, so that nothing overflows
+        small = tl.exp2(tl.abs(s) * LOG2E * -2.0)  # at most 1, so that nothing overflows
         tanh = (1.0 - small) / (1.0 + small)
         s = cap * tl.where(s < 0.0, -tanh, tanh)
     return s
@@ -213,9 +220,7 @@ def _forward(
     total = tl.zeros([BLOCK], dtype=tl.float32)
     mixed = tl.zeros([BLOCK, SIZE], dtype=tl.float32)
     for tile in range(prefix_tiles + tl.cdiv(end - own, BLOCK)):
-        place, stop, seen = key_tile(
-            tile, first, end, own, prefix, prefix_end, prefix_tiles, away, window, WINDOWED, BLOCK
-        )  # fmt: skip
+        place, stop, seen = key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, window, WINDOWED, BLOCK)
         k_one, k_two = load_pair(k, place, stop, k_stride, cos, sin, TURN, WIDEN, D, HALF, BLOCK)
         value = load_tile(v, place, stop, v_stride, WIDEN, D, SIZE, BLOCK)
         s = tl.where(seen, scores(q_one, q_two, k_one, k_two, scale, cap, CAPPED), float("-inf"))

@@ -54,16 +54,16 @@ def segment_attention_backward(
     shape = common_arguments(q, layout, scaling, sliding_window, softcap, cos, sin)
     delta = torch.empty_like(lse)
     _queries[(heads, layout.queries.shape[0])](
-        q, k, v, out, dout, lse, delta, dq, layout.queries, tokens, group,
-        scaling, **shape, q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
-        out_stride=out.stride(0), dout_stride=dout.stride(0), dq_stride=dq.stride(0), num_stages=2,
+        q, k, v, out, dout, lse, delta, dq, layout.queries, tokens, group, scaling, **shape,
+        q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
+        out_stride=out.stride(0), dout_stride=dout.stride(0), dq_stride=dq.stride(0),
     )  # fmt: skip
     sums = torch.empty(2, layout.parts, layout.block, key_heads, size, dtype=torch.float32, device=q.device)
     _keys[(key_heads, layout.keys.shape[0])](
-        q, k, v, dout, lse, delta, dk, dv, sums, layout.keys, layout.positions, tokens, group, layout.parts,
-        scaling, **shape, q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
+        q, k, v, dout, lse, delta, dk, dv, sums, layout.keys, layout.positions, tokens, group, layout.parts, scaling, **shape,
+        q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
         dout_stride=dout.stride(0), dk_stride=dk.stride(0), dv_stride=dv.stride(0), SUM_STRIDE=key_heads * size,
-        STEP=_step(layout.block, shape["SIZE"], q.element_size()), num_stages=2,
+        STEP=_step(layout.block, shape["SIZE"], q.element_size()),
     )  # fmt: skip
     if layout.parts:
         _join[(key_heads, layout.joins.shape[0])](
@@ -86,8 +86,7 @@ def _weights(s, lse, seen):
 
 @triton.jit(do_not_specialize=["queries", "tokens", "window"])
 def _queries(
-    q, k, v, out, dout, lse, delta, dq, queries, tokens, group,
-    scaling, cos, sin, scale, cap, window,
+    q, k, v, out, dout, lse, delta, dq, queries, tokens, group, scaling, cos, sin, scale, cap, window,
     q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr,
     out_stride: tl.constexpr, dout_stride: tl.constexpr, dq_stride: tl.constexpr,
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr, TURN: tl.constexpr, WIDEN: tl.constexpr,
@@ -112,9 +111,7 @@ def _queries(
     total_one = tl.zeros([BLOCK, HALF], dtype=tl.float32)
     total_two = tl.zeros([BLOCK, HALF], dtype=tl.float32)
     for tile in range(prefix_tiles + tl.cdiv(end - own, BLOCK)):
-        place, stop, seen = key_tile(
-            tile, first, end, own, prefix, prefix_end, prefix_tiles, away, window, WINDOWED, BLOCK
-        )  # fmt: skip
+        place, stop, seen = key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, window, WINDOWED, BLOCK)
         k_one, k_two = load_pair(k, place, stop, k_stride, cos, sin, TURN, WIDEN, D, HALF, BLOCK)
         value = load_tile(v, place, stop, v_stride, WIDEN, D, SIZE, BLOCK)
         s = scores(q_one, q_two, k_one, k_two, scale, cap, CAPPED)
@@ -124,15 +121,15 @@ def _queries(
         ds = ds.to(k_one.dtype)
         total_one = tl.dot(ds, k_one, total_one, input_precision="ieee")
         total_two = tl.dot(ds, k_two, total_two, input_precision="ieee")
-    store_pair(
-        total_one * scaling, total_two * scaling, dq + head * D, first, end, dq_stride, cos, sin, TURN, D, HALF, BLOCK
-    )  # fmt: skip
+    total_one *= scaling
+    total_two *= scaling
+    store_pair(total_one, total_two, dq + head * D, first, end, dq_stride, cos, sin, TURN, D, HALF, BLOCK)
 
 
 @triton.jit(do_not_specialize=["keys", "positions", "tokens", "parts", "window"])
 def _keys(
-    q, k, v, dout, lse, delta, dk, dv, sums, keys, positions, tokens, group, parts,
-    scaling, cos, sin, scale, cap, window,
+    q, k, v, dout, lse, delta, dk, dv, sums, keys, positions, tokens, group, parts, scaling,
+    cos, sin, scale, cap, window,
     q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr,
     dout_stride: tl.constexpr, dk_stride: tl.constexpr, dv_stride: tl.constexpr, SUM_STRIDE: tl.constexpr,
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr, TURN: tl.constexpr, WIDEN: tl.constexpr,

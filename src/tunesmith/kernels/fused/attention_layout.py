@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 PARTS = 64
@@ -36,7 +37,7 @@ class Layout:
     positions: Tensor
 
     def load(self, other: "Layout") -> None:
-        """Take over another pack's tables where these lie, for a CUDA graph that reads them here."""
+        """Take over another pack's tables (on any device) where these lie, for a CUDA graph that reads them here."""
         assert (self.block, self.parts, self.queries.shape) == (other.block, other.parts, other.queries.shape)
         self.data.copy_(other.data, non_blocking=True)
 
@@ -56,7 +57,9 @@ def choose_block(lengths: Sequence[int], parents: Sequence[int], largest: int) -
 
 def largest_block(head_dim: int, dtype: torch.dtype) -> int:
     """The largest block whose tiles fit the registers and the shared memory of a multiprocessor (100 KB)."""
-    return 64 if dtype.itemsize == 2 and head_dim <= 128 else 32
+    if dtype.itemsize == 2:
+        return 64 if head_dim <= 128 else 32
+    return 32 if head_dim <= 64 else 16  # fp32 is multiplied outside the matrix units, from registers
 
 
 def layout(
@@ -122,11 +125,11 @@ def layout(
     return Layout(block, parts, data, *views)
 
 
-def _repeat(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _repeat(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each of ``counts[i]`` copies of i: i, and which copy it is."""
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]
 
 
-def _pad(table: np.ndarray, rows: int) -> np.ndarray:
+def _pad(table: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     return np.concatenate([table, np.zeros((rows - len(table), table.shape[1]), dtype=table.dtype)])
