@@ -220,3 +220,21 @@ def test_wrapped_rows_are_the_stream_of_tokens_cut_at_max_length(documents, max_
 @pytest.mark.parametrize("strategy", ["bfd", "wrapped", "none"])
 def test_no_example_makes_no_row(strategy):
     assert plan_rows([], strategy, 8) == []
+
+
+def test_a_padded_pack_has_the_sizes_asked_for_and_the_loss_of_its_own():
+    from tunesmith.data.packing import make_pack, pad_pack
+    from tunesmith.kernels.attention import segment_attention_plain
+
+    documents = [Example(list(range(9)) + [i, 7], [IGNORE] * 9 + [i, 7], "row") for i in range(20, 24)]
+    pack = make_pack([documents])
+    padded = pad_pack(pack, len(pack.input_ids) + 5, len(pack.targets) + 3, 9)
+    assert len(padded.input_ids) == len(padded.position_ids) == sum(padded.segments.lengths) == len(pack.input_ids) + 5
+    assert padded.targets[-3:].tolist() == [IGNORE] * 3
+    assert torch.equal(padded.targets[:-3], pack.targets)
+    assert padded.segments.blocks == 9
+    q = torch.randn(len(padded.input_ids), 2, 4)
+    kept = slice(0, len(pack.input_ids))
+    whole = segment_attention_plain(q, q, q, padded.segments, scaling=0.5)
+    assert torch.equal(whole[kept], segment_attention_plain(q[kept], q[kept], q[kept], pack.segments, scaling=0.5))
+    assert pad_pack(pack, len(pack.input_ids), len(pack.targets), 9).segments.lengths == pack.segments.lengths

@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tunesmith.kernels.attention import (
-    PADDING_TOLERANCE,
-    Segments,
     _Gather,
     _Scatter,
     segment_attention,
     segment_attention_plain,
-    segment_positions,
 )
+from tunesmith.kernels.segments import PADDING_TOLERANCE, Segments, segment_positions
 
 LAYOUTS = {
     "one document": ([5], [-1]),

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.base.self_attention import AttentionCall
-from tunesmith.kernels.attention import Segments, segment_attention
+from tunesmith.kernels.attention import segment_attention
+from tunesmith.kernels.segments import Segments
 
 NAME = "tunesmith_segments"
 

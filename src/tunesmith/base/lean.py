@@ -18,7 +18,7 @@ from tunesmith.base.load import LINEARS
 from tunesmith.base.mlp import is_gated_mlp, lean_mlp
 from tunesmith.base.norm import swap_norms
 from tunesmith.base.self_attention import AttentionCall, is_self_attention, lean_attention
-from tunesmith.kernels.attention import Segments
+from tunesmith.kernels.segments import Segments
 
 PROBE_TOKENS = 6
 

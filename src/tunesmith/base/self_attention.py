@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.base.mlp import close
-from tunesmith.kernels.attention import Segments, segment_attention
+from tunesmith.kernels.attention import rotary_attention
 from tunesmith.kernels.columns import split_columns
-from tunesmith.kernels.rope import rotary
+from tunesmith.kernels.segments import Segments
 
 SEPARATE, FUSED = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"}
 
@@ -59,9 +59,11 @@ class LeanAttention(nn.Module):
             original = self._original[0].train(self.training)
             return original(hidden_states=hidden_states, position_embeddings=position_embeddings, **kwargs)
         cos, sin = (table.reshape(-1, table.shape[-1]) for table in position_embeddings)
-        q, k, v = rotary(*self._heads(hidden_states.squeeze(0)), cos, sin)
+        q, k, v = self._heads(hidden_states.squeeze(0))
         call = self.call
-        out = segment_attention(q, k, v, segments, scaling=call.scaling, sliding_window=call.sliding_window, softcap=call.softcap)
+        out = rotary_attention(
+            q, k, v, cos, sin, segments, scaling=call.scaling, sliding_window=call.sliding_window, softcap=call.softcap
+        )
         return self.o_proj(out.reshape(1, out.shape[0], -1)), None
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.render import IGNORE, Example
-from tunesmith.kernels.attention import Segments, segment_positions
+from tunesmith.kernels.segments import Segments, segment_positions
 
 MIN_PREFIX = 8
 """Tokens two documents must begin with in common before their prefix is shared."""
@@ -38,7 +38,7 @@ class Pack:
     where: tuple[str, ...]
 
     def to(self, device: torch.device) -> "Pack":
-        segments = Segments.of(self.segments.lengths, self.segments.parents, device)
+        segments = replace(self.segments, device=torch.device(device))
         return replace(
             self,
             input_ids=self.input_ids.to(device),
@@ -47,6 +47,23 @@ class Pack:
             targets=self.targets.to(device),
             segments=segments,
         )
+
+
+def pad_pack(pack: Pack, tokens: int, labels: int, blocks: int) -> Pack:
+    """The same pack with more tokens (a document of its own, which nothing sees) and more labels (with no target), so that
+    its arrays have these sizes; its attention tables get so many rows. Its loss and gradient are those of the pack."""
+    more, untrained = tokens - len(pack.input_ids), labels - len(pack.targets)
+    segments = replace(pack.segments, blocks=blocks)
+    if more:
+        segments = replace(segments, lengths=(*segments.lengths, more), parents=(*segments.parents, -1))
+    return replace(
+        pack,
+        input_ids=torch.cat([pack.input_ids, pack.input_ids.new_zeros(more)]),
+        position_ids=torch.cat([pack.position_ids, torch.arange(more)]),
+        label_index=torch.cat([pack.label_index, pack.label_index.new_zeros(untrained)]),
+        targets=torch.cat([pack.targets, pack.targets.new_full((untrained,), IGNORE)]),
+        segments=segments,
+    )
 
 
 def plan_rows(examples: Sequence[Example], strategy: str, max_length: int) -> list[list[Example]]:

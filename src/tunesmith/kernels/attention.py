@@ -7,71 +7,15 @@ bucket that is padded only here, so the linears around attention see valid token
 Legend: T tokens of the pack, H heads, D head size, n documents of a bucket, S their padded length, P prefix length.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PADDING_TOLERANCE = 2.0
-"""A bucket's longest document may be this much longer than its shortest: more buckets cost calls, fewer cost padding."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Consecutive documents of the flat array that share a prefix and have like lengths.
-
-    tokens: their slice of the flat array. count: n. length: S. valid: flat slots of ``n * S`` that hold a token, int64
-    ``[tokens]``, or None when every document has length S. prefix: the slice of the flat array they all continue.
-    """
-
-    tokens: slice
-    count: int
-    length: int
-    valid: Tensor | None
-    prefix: slice | None
-
-
-@dataclass(frozen=True)
-class Segments:
-    """How the ``[T]`` tokens of a pack fall into documents. lengths: of each segment in flat order. parents: for each
-    segment the index of the earlier segment it continues, or -1. buckets: derived from both."""
-
-    lengths: tuple[int, ...]
-    parents: tuple[int, ...]
-    buckets: tuple[Bucket, ...]
-
-    @staticmethod
-    def of(lengths: Sequence[int], parents: Sequence[int] | None = None, device: torch.device | str = "cpu") -> "Segments":
-        parents = tuple(parents) if parents is not None else (-1,) * len(lengths)
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        buckets, first = [], 0
-        while first < len(lengths):
-            last = first + 1
-            low = high = lengths[first]
-            while last < len(lengths) and parents[last] == parents[first]:
-                low, high = min(low, lengths[last]), max(high, lengths[last])
-                if high > PADDING_TOLERANCE * low:
-                    break
-                last += 1
-            parent = parents[first]
-            prefix = slice(starts[parent], starts[parent] + lengths[parent]) if parent >= 0 else None
-            buckets.append(_bucket(lengths[first:last], starts[first], prefix, device))
-            first = last
-        return Segments(tuple(lengths), parents, tuple(buckets))
-
-
-def _bucket(lengths: Sequence[int], start: int, prefix: slice | None, device: torch.device | str) -> Bucket:
-    padded = max(lengths)
-    valid = None
-    if min(lengths) != padded:
-        slots = [row * padded + column for row, length in enumerate(lengths) for column in range(length)]
-        valid = torch.tensor(slots, device=device)
-    return Bucket(slice(start, start + sum(lengths)), len(lengths), padded, valid, prefix)
+from tunesmith.kernels.fused_attention import FusedAttention, is_fused, rotates_inside
+from tunesmith.kernels.rope import rotary
+from tunesmith.kernels.segments import Bucket, Segments, segment_positions
 
 
 def segment_attention(
@@ -94,6 +38,9 @@ def segment_attention(
     Returns:
         ``[T, H, D]``.
     """
+    if is_fused(query):
+        out: Tensor = FusedAttention.apply(query, key, value, None, None, segments, scaling, sliding_window, softcap)
+        return out
     parts = []
     for bucket in segments.buckets:
         q = _pad(_rows(query, bucket.tokens), bucket)
@@ -102,6 +49,30 @@ def segment_attention(
         out = _attend(q, k, v, scaling, sliding_window, softcap)
         parts.append(_unpad(out, bucket))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def rotary_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    segments: Segments,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """`rotary` and then `segment_attention`; on a GPU in one, the rotation on the way into the chip where that is cheaper.
+
+    Args:
+        cos, sin: ``[T, R]`` with both halves of a row alike, R ≤ D.
+    """
+    if rotates_inside(query, cos, segments):
+        out: Tensor = FusedAttention.apply(query, key, value, cos, sin, segments, scaling, sliding_window, softcap)
+        return out
+    query, key, value = rotary(query, key, value, cos, sin)
+    return segment_attention(query, key, value, segments, scaling=scaling, sliding_window=sliding_window, softcap=softcap)
 
 
 def segment_attention_plain(
@@ -130,15 +101,6 @@ def segment_attention_plain(
         scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
     return torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(groups, 1))
-
-
-def segment_positions(segments: Segments) -> Tensor:
-    """Position of every token in its own document, prefix included, int64 ``[T]``."""
-    ranges = []
-    for length, parent in zip(segments.lengths, segments.parents):
-        start = segments.lengths[parent] if parent >= 0 else 0
-        ranges.append(torch.arange(start, start + length))
-    return torch.cat(ranges)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, softcap: float | None) -> Tensor:

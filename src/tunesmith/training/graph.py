@@ -1,19 +1,20 @@
 """The update as CUDA graphs: thousands of kernels launched as one, with no word between host and device inside.
 
-A micro-batch's forward and backward are one graph for each layout of packs (lengths of segments, number of labels), and
-clipping, optimizer and clearing are another: an update replays the first once a micro-batch and then the second. What
-changes from step to step lies in device tensors: the pack, the learning rate, the seed of dropout.
+A micro-batch's forward and backward are one graph, and clipping, optimizer and clearing are another: an update replays the
+first once a micro-batch and then the second. What changes from step to step lies in device tensors: the pack, the learning
+rate, the seed of dropout, and which documents lie where (the tables of the attention kernels). A graph thus serves every
+pack of about its size, padded with a document that nothing sees.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from tunesmith.data.packing import Pack
+from tunesmith.data.packing import Pack, pad_pack
 from tunesmith.kernels.dropout import start_seed
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
@@ -21,12 +22,14 @@ from tunesmith.training.flat import FlatParameters
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import PackLoss
 
-MAX_LAYOUTS = 16
-"""Layouts captured; packs of yet another one run eagerly."""
+MAX_CAPTURED = 8
+"""Graphs kept; packs that none of them takes run eagerly."""
+ROOM = 0.03
+"""Share by which a captured pass has more tokens than the pack it was captured for, so that packs like it fit."""
 
 
 class GraphUpdate:
-    """As `update.EagerUpdate`, on a GPU. The first update, and the first pack of each layout, run eagerly: they compile
+    """As `update.EagerUpdate`, on a GPU. The first update, and the first pack of each size, run eagerly: they compile
     kernels and find every tensor that has no gradient. ``eager_reason`` says why nothing is captured, if so."""
 
     def __init__(
@@ -40,7 +43,7 @@ class GraphUpdate:
         self.seed = start_seed(self.device, recipe.seed)
         self.result = torch.zeros(2, device=self.device)  # sum of losses, norm of the gradient
         self.inverse = torch.zeros((), device=self.device)  # 1 / trained tokens of the window
-        self.layouts: dict[Any, _Captured | None] = {}
+        self.captured: list[_Captured] = []
         self.eager_reason: str | None = None
         self.flat: FlatParameters | None = None
         self.captured_finish: torch.cuda.CUDAGraph | None = None
@@ -72,19 +75,14 @@ class GraphUpdate:
 
     def _accumulate(self, pack: Pack) -> None:
         """Add the gradient of a micro-batch."""
-        layout = (pack.segments.lengths, pack.segments.parents, len(pack.targets))
-        known = layout in self.layouts
-        if not known or self.eager_reason is not None:
-            self.layouts.setdefault(layout, None)
-            self._backward(pack.to(self.device))
+        captured = next((c for c in self.captured if c.takes(pack, self.loss_of.any_layout)), None)
+        if captured is not None:
+            captured.replay(pack)
             return
-        captured = self.layouts[layout]
-        if captured is None and sum(c is not None for c in self.layouts.values()) < MAX_LAYOUTS:
-            captured = self.layouts[layout] = self._capture(pack)
-        if captured is None:
+        if self.flat is None or self.eager_reason is not None or len(self.captured) >= MAX_CAPTURED:
             self._backward(pack.to(self.device))
         else:
-            captured.replay(pack)
+            self._capture(pack)
 
     def _backward(self, pack: Pack) -> None:
         self.seed.add_(1)
@@ -95,16 +93,20 @@ class GraphUpdate:
             self.flat.gather()
         self.result[0].add_(loss.detach())
 
-    def _capture(self, pack: Pack) -> "_Captured | None":
-        static = pack.to(self.device)
+    def _capture(self, pack: Pack) -> None:
+        """Add the gradient of the first pack of its kind, eagerly, which compiles what it needs; then capture that for the
+        next ones."""
+        sizes = _Sizes.around(pack) if self.loss_of.any_layout else None
+        static = (sizes.pad(pack) if sizes else pack).to(self.device)
+        self._backward(static)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self._backward(static)
         except RuntimeError as error:
             self.eager_reason = str(error).splitlines()[0]
-            return None
-        return _Captured(graph, static)
+        else:
+            self.captured.append(_Captured(graph, static, sizes))
 
     def _finish(self) -> None:
         """Norm, clipping, optimizer, and gradients back to zero."""
@@ -147,19 +149,55 @@ class GraphUpdate:
 
     def close(self) -> None:
         """Give the graphs back; the parameters stay as they are."""
-        self.layouts.clear()
+        self.captured.clear()
         self.captured_finish = None
         if self.flat is not None:
             self.flat.release()
 
 
-class _Captured:
-    """A captured forward and backward, and the pack it reads."""
+@dataclass(frozen=True)
+class _Sizes:
+    """tokens, labels: lengths of a pack's arrays. blocks: rows of its attention tables."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, pack: Pack) -> None:
-        self.graph, self.pack = graph, pack
+    tokens: int
+    labels: int
+    blocks: int
+
+    @staticmethod
+    def around(pack: Pack) -> "_Sizes":
+        """Sizes with a little room, so that packs like this one fit too; exact for rows that are all alike."""
+        tokens, labels = len(pack.input_ids), len(pack.targets)
+        if len(set(pack.segments.lengths)) > 1:
+            tokens, labels = math.ceil(tokens * (1 + ROOM)), math.ceil(labels * (1 + 2 * ROOM))
+        return _Sizes(tokens, labels, tokens // 16 + 2 * len(pack.segments.lengths) + 1)
+
+    def fit(self, pack: Pack) -> bool:
+        """Whether a pack goes in, and not too much of the room is wasted on it."""
+        tokens, labels = len(pack.input_ids), len(pack.targets)
+        blocks = tokens // 16 + len(pack.segments.lengths) + 2
+        inside = tokens <= self.tokens and labels <= self.labels and blocks <= self.blocks
+        return inside and tokens >= self.tokens * (1 - 3 * ROOM)
+
+    def pad(self, pack: Pack) -> Pack:
+        return pad_pack(pack, self.tokens, self.labels, self.blocks)
+
+
+class _Captured:
+    """A captured forward and backward, the pack it reads, and if it serves packs of any layout, their sizes."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, pack: Pack, sizes: _Sizes | None) -> None:
+        self.graph, self.pack, self.sizes = graph, pack, sizes
+
+    def takes(self, pack: Pack, any_layout: bool) -> bool:
+        if any_layout and self.sizes is not None:
+            return self.sizes.fit(pack)
+        mine, its = self.pack.segments, pack.segments
+        return (mine.lengths, mine.parents, len(self.pack.targets)) == (its.lengths, its.parents, len(pack.targets))
 
     def replay(self, pack: Pack) -> None:
+        if self.sizes is not None:
+            pack = self.sizes.pad(pack)
+            self.pack.segments.load(pack.segments)
         for name in ("input_ids", "position_ids", "label_index", "targets"):
             target: Tensor = getattr(self.pack, name)
             target.copy_(getattr(pack, name), non_blocking=True)

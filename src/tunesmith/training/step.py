@@ -10,17 +10,20 @@ from torch import Tensor
 
 from tunesmith.base.attention import segments_attention
 from tunesmith.data.packing import Pack
-from tunesmith.kernels.attention import Segments, segment_positions
 from tunesmith.kernels.cross_entropy import linear_cross_entropy
+from tunesmith.kernels.fused_attention import is_fused
+from tunesmith.kernels.segments import Segments, segment_positions
 
 
 @dataclass(frozen=True)
 class PackLoss:
     """of: a pack's loss, the sum of the cross-entropies of its targets, a scalar with gradient. attention: a context that
-    forward and backward must run in (backward too, since recomputed layers attend again)."""
+    forward and backward must run in (backward too, since recomputed layers attend again). any_layout: which documents lie
+    where is read from tensors alone, so that a captured pass serves every pack whose arrays have the same sizes."""
 
     of: Callable[[Pack], Tensor]
     attention: Callable[[], AbstractContextManager[None]]
+    any_layout: bool = False
 
     def __call__(self, pack: Pack) -> Tensor:
         with self.attention():
@@ -42,7 +45,14 @@ def fast_loss(model: Any) -> PackLoss:
         labelled = hidden.index_select(0, pack.label_index)
         return linear_cross_entropy(labelled, head.weight, pack.targets, softcap=softcap, logit_scale=scale)
 
-    return PackLoss(loss, lambda: segments_attention(model))
+    return PackLoss(loss, lambda: segments_attention(model), _attends_fused(model))
+
+
+def _attends_fused(model: Any) -> bool:
+    """Whether attention runs in the fused kernels of a GPU."""
+    text, weight = model.config.get_text_config(), model.get_input_embeddings().weight
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return is_fused(weight.new_empty(0, 1, head_dim))
 
 
 def plain_loss(model: Any) -> PackLoss:

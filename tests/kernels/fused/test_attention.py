@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.kernels.attention import Segments, segment_attention_plain, segment_positions
+from tunesmith.kernels.attention import segment_attention_plain
 from tunesmith.kernels.rope import rotary_plain
+from tunesmith.kernels.segments import Segments, segment_positions
 
 attention = pytest.importorskip("tunesmith.kernels.fused.attention", reason="needs triton")
 backward = pytest.importorskip("tunesmith.kernels.fused.attention_backward", reason="needs triton")
 tables = pytest.importorskip("tunesmith.kernels.fused.attention_layout", reason="needs triton")
 
 LONE = (1, 33, 16), (-1, -1, -1)
+FEW = (5, 17, 3), (-1, 0, -1)
 SHARED = (18, 17, 1, 5, 3, 18, 1), (-1, 0, 0, -1, -1, 4, -1)  # two prefixes, documents alone between them
 LONG = (70, 130, 65), (-1, 0, -1)
 
@@ -59,8 +61,10 @@ def _check(pack, device, block=16, heads=1, key_heads=1, size=16, dtype=torch.fl
     _agree(_actual(qkv, dout, layout, **options), _expected(qkv, dout, pack, **options))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("pack", "heads", "key_heads", "size"), [(LONE, 2, 2, 16), (SHARED, 3, 1, 24)])
+@pytest.mark.parametrize(
+    ("pack", "heads", "key_heads", "size", "dtype"),
+    [(LONE, 2, 2, 16, torch.float32), (SHARED, 3, 1, 24, torch.float32), (FEW, 6, 2, 24, torch.bfloat16)],
+)
 def test_output_and_gradients_equal_the_plain_twin(device, pack, heads, key_heads, size, dtype):
     _check(pack, device, 16, heads, key_heads, size, dtype)
 

@@ -62,6 +62,13 @@ def largest_block(head_dim: int, dtype: torch.dtype) -> int:
     return 32 if head_dim <= 64 else 16  # fp32 is multiplied outside the matrix units, from registers
 
 
+def can_rotate(block: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernels may rotate q and k themselves: where matrix units read their factors from shared memory (Hopper,
+    blocks of 64). Elsewhere each warp would rotate all of a tile in its own registers, and these would not do."""
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return hopper and block == 64 and head_dim <= 128 and dtype.itemsize == 2
+
+
 def layout(
     lengths: Sequence[int],
     parents: Sequence[int],

@@ -1,0 +1,88 @@
+"""The fused kernels of a GPU as one autograd function (what they do: `fused.attention`)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tunesmith.kernels.segments import Segments
+
+MAX_ROTATED_INSIDE = 128
+"""Tokens of the longest segment up to which a GPU rotates queries and keys as it reads them: beyond, each is read often."""
+
+
+def rotates_inside(query: Tensor, cos: Tensor, segments: Segments) -> bool:
+    """Whether the fused kernels should rotate queries and keys themselves, with cos ``[T, R]``."""
+    if not is_fused(query) or cos.shape[-1] != query.shape[-1] or max(segments.lengths) > MAX_ROTATED_INSIDE:
+        return False
+    from tunesmith.kernels.fused.attention_layout import can_rotate
+
+    return can_rotate(segments.layout(query.shape[-1], query.dtype).block, query.shape[-1], query.dtype, query.device)
+
+
+def is_fused(query: Tensor) -> bool:
+    """Whether the fused kernels take heads like these, ``[T, H, D]``: they need no padding, and no word about the lengths of
+    documents but tables on the device."""
+    return query.is_cuda and query.shape[-1] <= 256 and query.shape[-1] % 2 == 0 and query.dtype != torch.float64
+
+
+class FusedAttention(torch.autograd.Function):
+    """The fused kernels of a GPU. Gradients leave as columns of one matrix, as those of `rotary` do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        segments: Segments,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        from tunesmith.kernels.fused.attention import segment_attention_forward
+
+        layout = segments.layout(query.shape[-1], query.dtype)
+        query, key, value = (_heads_side_by_side(x) for x in (query, key, value))
+        out, lse = segment_attention_forward(query, key, value, layout, scaling, sliding_window, softcap, cos, sin)
+        ctx.save_for_backward(query, key, value, cos, sin, out, lse)
+        ctx.layout, ctx.settings = layout, (scaling, sliding_window, softcap)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from tunesmith.kernels.fused.attention_backward import segment_attention_backward
+
+        query, key, value, cos, sin, out, lse = ctx.saved_tensors
+        widths = [x.shape[1] * x.shape[2] for x in (query, key, value)]
+        joined = torch.empty(query.shape[0], sum(widths), dtype=query.dtype, device=query.device)
+        parts = [part.view(x.shape) for part, x in zip(joined.split(widths, dim=1), (query, key, value))]
+        dq, dk, dv = parts
+        scaling, sliding_window, softcap = ctx.settings
+        segment_attention_backward(
+            _heads_side_by_side(grad),
+            query,
+            key,
+            value,
+            out,
+            lse,
+            ctx.layout,
+            scaling,
+            sliding_window,
+            softcap,
+            dq,
+            dk,
+            dv,
+            cos,
+            sin,
+        )
+        return *parts, None, None, None, None, None, None
+
+
+def _heads_side_by_side(x: Tensor) -> Tensor:
+    """``[T, H, D]`` with a token's heads one after the other, as the fused kernels read them."""
+    return x if x.stride(2) == 1 and (x.stride(1) == x.shape[2] or x.shape[1] == 1) else x.contiguous()
