@@ -1,17 +1,18 @@
 """The reference job on one GPU: tunesmith against trl + peft + bitsandbytes, on random weights of the Phi-3-mini shape.
 
-    python benchmarks/gpu_recipe.py --folder /tmp/phi3 --out OUT CONTENDER [CONTENDER …]
+    python benchmarks/gpu_recipe.py --folder FOLDER --out OUT CONTENDER [CONTENDER …]
 
 341 packed rows of 64 random tokens, batches of 16, 22 updates an epoch, 10 epochs = 220 updates, LoRA r 8 on every linear.
 Each contender runs in a process of its own, with an empty Triton cache, and is added to OUT/DATE-gpu_recipe.json; several
-calls, each short enough for a lent machine, fill one file (``--from`` begins with another one, ratios hold within one
+calls fill one file (``--from`` begins with another one, ratios hold within one
 device). Contenders, hyphens allowed for the spaces:
 
-    trl as written       NF4, computed in fp32, checkpointing, paged 8-bit AdamW (shared/peers/trl_recipe.py); --trl-steps
+    trl as written       NF4, computed in fp32, checkpointing, paged 8-bit AdamW ; --trl-steps
     trl tuned            the same without checkpointing, computed in bf16
     tunesmith            weights kept dequantised
     tunesmith on the fly weights dequantised at each use
-    tunesmith lean       the same with checkpointing
+    tunesmith lean       the same with checkpointing, activations in host memory
+    tunesmith streamed   the same, the base streamed from host memory layer by layer
     gemm floor           the base's matrix products of a step alone, forward and input gradient
     loss curve           50 updates of trl and tunesmith from one adapter, in one order, without dropout
 
@@ -41,15 +42,18 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # a lent machine has no tunesmith installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # also where tunesmith is not installed
 
 TRL = {"trl as written": ("float32", True), "trl tuned": ("bfloat16", False)}
 """Compute type and checkpointing."""
 TUNESMITH = {
     "tunesmith": {"dequantize": "always"},
     "tunesmith on the fly": {"dequantize": "never"},
-    "tunesmith lean": {"dequantize": "never", "gradient_checkpointing": True},
-}
+    "tunesmith lean": {"dequantize": "never", "gradient_checkpointing": True, "activation_offloading": True},
+    "tunesmith streamed": {
+        "dequantize": "never", "gradient_checkpointing": True, "activation_offloading": True, "offload_base": "always",
+    },
+}  # fmt: skip
 CONTENDERS = (*TRL, *TUNESMITH, "gemm floor", "loss curve")
 FOLDER = "folder"
 """Not a contender: makes the model."""
@@ -66,7 +70,7 @@ REFERENCE = {
     "max_length": LENGTH, "packing": "wrapped", "assistant_only_loss": False, "shared_prefix": False, "shuffle": False,
     "learning_rate": 3e-4, "per_device_train_batch_size": BATCH, "num_train_epochs": EPOCHS, "optim": "adamw_torch",
     "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": TARGETS,
-    "gradient_checkpointing": False,
+    "gradient_checkpointing": False, "activation_offloading": False, "offload_base": "never",
 }  # fmt: skip
 CURVE_STEPS = 50
 
@@ -306,6 +310,7 @@ def _tunesmith_model(recipe: Any, clock: Clock) -> tuple[Any, Any, dict[str, Any
     from tunesmith.base.catalog import resolve
     from tunesmith.base.lean import speed_up
     from tunesmith.base.load import choose_compute, load_model
+    from tunesmith.job import recomputed_and_offloaded
     from tunesmith.training.step import choose_loss
 
     source, compute = resolve(recipe.model_name_or_path), choose_compute(recipe)
@@ -315,8 +320,7 @@ def _tunesmith_model(recipe: Any, clock: Clock) -> tuple[Any, Any, dict[str, Any
     adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
     linears = speed_up(model, compute.dtype, recipe.dequantize == "always")
     loss_of, path = choose_loss(base)
-    if recipe.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False})
+    loss_of = recomputed_and_offloaded(base, loss_of, recipe, compute)
     return model, loss_of, {"compute": str(compute.dtype), "linears": linears, "forward": path}, adapter
 
 

@@ -187,6 +187,7 @@ class _Captured:
 
     def __init__(self, graph: torch.cuda.CUDAGraph, pack: Pack, sizes: _Sizes | None) -> None:
         self.graph, self.pack, self.sizes = graph, pack, sizes
+        self.lengths, self.parents = pack.segments.lengths, pack.segments.parents  # of the pack whose tables are loaded
 
     def takes(self, pack: Pack, any_layout: bool) -> bool:
         if any_layout and self.sizes is not None:
@@ -197,7 +198,9 @@ class _Captured:
     def replay(self, pack: Pack) -> None:
         if self.sizes is not None:
             pack = self.sizes.pad(pack)
-            self.pack.segments.load(pack.segments)
+            if pack.segments.lengths != self.lengths or pack.segments.parents != self.parents:
+                self.pack.segments.load(pack.segments)
+                self.lengths, self.parents = pack.segments.lengths, pack.segments.parents
         for name in ("input_ids", "position_ids", "label_index", "targets"):
             target: Tensor = getattr(self.pack, name)
             target.copy_(getattr(pack, name), non_blocking=True)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from tunesmith.training.graph import GraphUpdate
 from tunesmith.training.schedule import learning_rate
 from tunesmith.training.step import PackLoss
 from tunesmith.training.update import EagerUpdate
+
+Window = tuple[float, list[Pack]]
+"""Epochs done after an update, and the packs it reads."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def train(
     every = recipe.eval_steps or loader.updates_per_epoch
     model.train()
     try:
-        for step, (epoch, packs) in enumerate(_windows(loader, total), 1):
+        for step, (epoch, packs) in enumerate(_ahead(_windows(loader, total)), 1):
             start = time.perf_counter()
             rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
             loss, norm = update(packs, rate, step)
@@ -82,7 +86,16 @@ def make_update(
     return EagerUpdate(loss_of, parameters, recipe, peak)
 
 
-def _windows(loader: Loader, total: int) -> Iterator[tuple[float, list[Pack]]]:
+def _ahead(windows: Iterator[Window]) -> Iterator[Window]:
+    """The same, each made while the one before is being trained on."""
+    with ThreadPoolExecutor(1, "packs") as pool:
+        coming = pool.submit(next, windows, None)
+        while (window := coming.result()) is not None:
+            coming = pool.submit(next, windows, None)
+            yield window
+
+
+def _windows(loader: Loader, total: int) -> Iterator[Window]:
     """(epochs done after it, packs) of each update."""
     done = epoch = 0
     while done < total:
