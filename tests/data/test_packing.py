@@ -226,7 +226,7 @@ def test_a_padded_pack_has_the_sizes_asked_for_and_the_loss_of_its_own():
     from tunesmith.data.packing import make_pack, pad_pack
     from tunesmith.kernels.attention import segment_attention_plain
 
-    documents = [Example(list(range(9)) + [i, 7], [IGNORE] * 9 + [i, 7], "row") for i in range(20, 24)]
+    documents = [Example([*range(9), i, 7], [IGNORE] * 9 + [i, 7], "row") for i in range(20, 24)]
     pack = make_pack([documents])
     padded = pad_pack(pack, len(pack.input_ids) + 5, len(pack.targets) + 3, 9)
     assert len(padded.input_ids) == len(padded.position_ids) == sum(padded.segments.lengths) == len(pack.input_ids) + 5
