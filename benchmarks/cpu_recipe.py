@@ -204,7 +204,7 @@ def report(runs: dict[str, list[dict]], options: argparse.Namespace) -> None:
     Console(width=130).print(table)
     record = {
         "date": datetime.date.today().isoformat(),
-        "command": "python benchmarks/cpu_recipe.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/cpu_recipe.py --rows {options.rows} --max-steps {options.max_steps}",
         "device": {"cpu": _cpu(), "threads": torch.get_num_threads(), "system": platform.platform()},
         "versions": {name: _version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "trl", "tunesmith")},
         "rows": options.rows,

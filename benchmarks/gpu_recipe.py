@@ -496,7 +496,7 @@ def open_record(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     names = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets")
     record = {
         "date": date,
-        "commands": [*record["commands"], "python benchmarks/gpu_recipe.py " + " ".join(sys.argv[1:])],
+        "commands": [*record["commands"], _command(options)],
         "device": {"gpu": _gpu("name"), "driver": _gpu("driver_version"), "cuda": torch.version.cuda, "python": sys.version},
         "versions": {name: _version(name) for name in names},
         "job": {"rows": ROWS, "length": LENGTH, "batch": BATCH, "updates": UPDATES, "layers": options.layers},
@@ -520,6 +520,12 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _command(options: argparse.Namespace) -> str:
+    """This call, without what is particular to the machine."""
+    names = " ".join(name.replace(" ", "-") for name in options.contenders)
+    return f"python benchmarks/gpu_recipe.py --folder FOLDER --layers {options.layers} --trl-steps {options.trl_steps} {names}"
 
 
 def show(record: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from tunesmith.generate.engine import Sampling
 from tunesmith.generate.score import exact_matches
 from tunesmith.generate.session import Session
 from tunesmith.job import check_output, eval_packs, load_job, prepare_run
-from tunesmith.plan.memory import available_bytes, shape_of
+from tunesmith.plan.memory import available_bytes, footprint, shape_of
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.interrupt import interruptible
@@ -174,10 +174,13 @@ def _open(folder: Path) -> Session:
     own = (folder / "tokenizer_config.json").is_file()  # the tokenizer it was trained with, template included
     at_hand = ModelSource(str(folder), None, str(folder)) if own else source
     tokenizer = load_tokenizer(at_hand, None if own else recipe.chat_template)
+    # How it was trained was decided by the memory of training; to answer takes less.
+    shape, room = shape_of(source), 0.8 * available_bytes(compute.device)
+    if footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize) < room:
+        recipe = recipe.model_copy(update={"offload_base": "never"})
     model = open_adapter(load_model(source, recipe, compute), folder)
-    kept = shape_of(source).linear_weights * compute.dtype.itemsize
-    room = not recipe.load_in_4bit or kept < 0.8 * available_bytes(compute.device)
-    speed_up(model, compute.dtype, recipe.dequantize == "always" or (recipe.dequantize == "auto" and room))
+    kept = shape.linear_weights * compute.dtype.itemsize
+    speed_up(model, compute.dtype, not recipe.load_in_4bit or kept < room)
     return Session(model, Renderer(tokenizer))
 
 

@@ -1,6 +1,5 @@
 """Recipe: every setting of a run, stated once. Flags, YAML, help, documentation and validation derive from it."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -8,14 +7,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from tunesmith.amount import parse_bytes
 from tunesmith.errors import RecipeError, nearest
 
 _NUMBERS = (int, float, int | None, float | None)
 
 GROUPS = ("model", "adapter", "data", "training", "output")
-
-
-_BYTES = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMG]i?|)B?", re.IGNORECASE)
 
 
 def _setting(default: Any, group: str, help: str, *aliases: str, **limits: Any) -> Any:
@@ -29,9 +26,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     model_name_or_path: str = _setting(
-        "smollm2-135m",
-        "model",
-        "Base model: hub id (name@revision), folder, .gguf file, or the bundled smollm2-135m.",
+        "smollm2-135m", "model", "Base model: hub id (name@revision), folder, .gguf file, or the bundled smollm2-135m.",
         "base_model", "model", "model_id", "model_name", "checkpoint_dir",
     )  # fmt: skip
     load_in_4bit: bool = _setting(
@@ -157,21 +152,16 @@ class Recipe(BaseModel):
 
     @field_validator("memory", mode="before")
     @classmethod
-    def _memory_text(cls, value: Any) -> Any:
+    def _memory_amount(cls, value: Any) -> Any:
         text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-        if isinstance(text, str) and _BYTES.fullmatch(text.strip()) is None:
-            raise ValueError("is not an amount of memory such as 6GB or 500MB")
+        if isinstance(text, str):
+            parse_bytes(text)
         return text
 
     @property
     def memory_bytes(self) -> int | None:
-        """`memory` in bytes; a GB is 10⁹ of them, a GiB 2³⁰."""
-        if self.memory is None:
-            return None
-        match = _BYTES.fullmatch(self.memory.strip())
-        assert match is not None
-        powers = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-        return int(float(match["number"]) * powers[match["unit"].upper()])
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod

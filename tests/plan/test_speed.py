@@ -37,7 +37,7 @@ def test_operations_add_up_over_packs() -> None:
 
 
 def test_the_share_of_products_is_a_share() -> None:
-    assert 0 < SHARE_OF_STEP <= 1
+    assert all(0 < share <= 1 for share in SHARE_OF_STEP.values())
 
 
 def test_the_machine_is_measured_in_a_plausible_rate_and_about_the_time_given() -> None:

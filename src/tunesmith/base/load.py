@@ -66,12 +66,13 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    stream = recipe.offload_base == "always" and compute.device.type == "cuda"
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             source.path,
             revision=source.revision,
             dtype=compute.dtype,
-            device_map={"": "cpu" if recipe.offload_base == "always" else compute.device},
+            device_map={"": "cpu" if stream else compute.device},
             quantization_config=quantization(recipe, compute.dtype),
             use_safetensors=True,
             trust_remote_code=False,
@@ -94,7 +95,7 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
             module.support_avx512bf16_for_cpu = False
     if recipe.load_in_4bit or recipe.load_in_8bit:
         _check_quantised(model, source)
-    if recipe.offload_base == "always":
+    if stream:
         stream_layers(model, compute.device)
     return model
 

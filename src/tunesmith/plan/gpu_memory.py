@@ -13,7 +13,7 @@ BLOCK_ELEMENTS = 16 * 2**20
 WORKSPACE = 2 * 33 * 2**20
 """cuBLAS keeps 32 MB for each stream it was used on, of which there are two, and a little more."""
 SLACK = 1.015
-"""Rounding of every block to 512 bytes, the allocator's own tables, probes: measured, see benchmarks/results."""
+"""Rounding of every block to 512 bytes, the allocator's own tables, small temporaries."""
 
 
 def predict_gpu_memory(shape: Shape, recipe: Recipe, tokens: int, labels: int, element_bytes: int, way: Way) -> Memory:
@@ -33,6 +33,8 @@ def predict_gpu_memory(shape: Shape, recipe: Recipe, tokens: int, labels: int, e
     else:
         activations = saved * shape.layers
     activations += tokens * (4 * shape.hidden * e + 16 * shape.rotary_width)
+    if way.host_activations:  # nothing is freed on the way back to the first layer, while gradients become more
+        activations += 4 * _trained(shape, recipe)
     return Memory(
         stored=int(stored * SLACK),
         kept=kept,
@@ -42,10 +44,15 @@ def predict_gpu_memory(shape: Shape, recipe: Recipe, tokens: int, labels: int, e
 
 
 def _adapter(shape: Shape, recipe: Recipe, e: int) -> int:
-    """fp32 weights, gradients of a step and their sum, the optimizer's state, and a copy in the compute type."""
-    targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
+    """fp32 weights, the sum of their gradients, the optimizer's state, and a copy in the compute type."""
     state = 2 if "8bit" in recipe.optim else 8
-    return shape.trainable(recipe.lora_r, targets) * (4 + 4 + state + (e if e < 4 else 0))
+    return _trained(shape, recipe) * (4 + 4 + state + (e if e < 4 else 0))
+
+
+def _trained(shape: Shape, recipe: Recipe) -> int:
+    """Elements of the adapter."""
+    targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
+    return shape.trainable(recipe.lora_r, targets)
 
 
 def _saved_by_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int) -> int:

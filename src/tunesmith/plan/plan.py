@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack
+from tunesmith.errors import MachineError
 from tunesmith.plan.gpu_memory import predict_gpu_memory
 from tunesmith.plan.memory import Memory, Shape, available_bytes, predict_memory
 from tunesmith.plan.speed import Speed, measure_speed, step_seconds
@@ -67,6 +68,9 @@ def make_plan(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequenc
 
     Args:
         recipe: with every default filled in; what it leaves at auto is decided here.
+
+    Raises:
+        MachineError: what the recipe asks for contradicts itself or this machine.
     """
     available = recipe.memory_bytes or available_bytes(compute.device)
     room = available if recipe.memory_bytes else SHARE_USED[compute.device.type] * available
@@ -76,6 +80,12 @@ def make_plan(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequenc
         memory, process = _memory(shape, recipe, compute, packs, way)
         seconds = updates * _update_seconds(shape, recipe, packs, way, speed, compute.dtype.itemsize)
         rows.append(Row(way, memory, process, seconds, memory.total + process <= room))
+    if not rows:
+        raise MachineError(
+            "There is no way to run this as asked: streaming the base and keeping activations in host memory need a GPU, 4-bit "
+            "weights that are not kept, and recomputation.",
+            "Leave offload_base, activation_offloading, dequantize and gradient_checkpointing at auto.",
+        )
     fitting = [row for row in rows if row.fits]
     if not fitting:
         chosen = min(rows, key=lambda row: row.bytes)

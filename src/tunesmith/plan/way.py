@@ -58,12 +58,13 @@ def ways(recipe: Recipe, on_gpu: bool) -> Iterator[Way]:
 
 
 def _allowed(way: Way, recipe: Recipe) -> bool:
-    if not recipe.load_in_4bit and (way.stream or not way.keep):
+    wanted = [
+        (recipe.offload_base, way.stream, "always"),
+        (recipe.gradient_checkpointing, way.recompute, True),
+        (recipe.activation_offloading, way.host_activations, True),
+    ]
+    if recipe.load_in_4bit:
+        wanted.append((recipe.dequantize, way.keep, "always"))
+    elif way.stream or not way.keep:  # there is nothing to dequantise
         return False
-    wanted = (
-        (recipe.dequantize, "auto", way.keep, "always"),
-        (recipe.offload_base, "auto", way.stream, "always"),
-        (recipe.gradient_checkpointing, "auto", way.recompute, True),
-        (recipe.activation_offloading, "auto", way.host_activations, True),
-    )
-    return all(asked == free or (asked == yes) == chosen for asked, free, chosen, yes in wanted)
+    return all(asked == "auto" or (asked == yes) == chosen for asked, chosen, yes in wanted)

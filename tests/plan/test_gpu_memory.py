@@ -1,0 +1,67 @@
+"""Proves that the prediction for a GPU counts what it says it counts; how near it is to a real GPU: benchmarks/planner.py."""
+
+import dataclasses
+import itertools
+
+import pytest
+from transformers import Phi3Config
+
+from tunesmith.plan.gpu_memory import predict_gpu_memory
+from tunesmith.plan.memory import footprint, shape_of_config
+from tunesmith.plan.way import Way, ways
+from tunesmith.recipe import Recipe
+
+PHI3 = shape_of_config(
+    Phi3Config(
+        vocab_size=32064, hidden_size=3072, intermediate_size=8192, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, pad_token_id=32000,
+    )
+)  # fmt: skip
+RECIPE = Recipe.of({"per_device_train_batch_size": 16})
+
+
+def predicted(way, tokens=1008, recipe=RECIPE, shape=PHI3):
+    return predict_gpu_memory(shape, recipe, tokens, tokens, 2, way)
+
+
+def test_widths_come_from_the_config():
+    assert (PHI3.query_width, PHI3.key_width, PHI3.inner, PHI3.rotary_width) == (3072, 3072, 8192, 96)
+
+
+def test_kept_weights_are_all_linear_weights_in_the_compute_type():
+    assert predicted(Way(True)).kept == 2 * PHI3.linear_weights
+    assert predicted(Way(False)).kept == 0
+
+
+def test_stored_weights_are_the_footprint_and_a_little():
+    stored = predicted(Way(False)).stored
+    assert footprint(PHI3, 4, 2) < stored < 1.06 * footprint(PHI3, 4, 2)
+
+
+def test_a_streamed_base_leaves_two_layers_on_the_gpu():
+    there, away = predicted(Way(False, True)).stored, predicted(Way(False, True, stream=True)).stored
+    layer = PHI3.linear_weights // 2 // PHI3.layers
+    assert there - away == pytest.approx(30 * layer, rel=0.06)
+
+
+def test_each_saving_saves():
+    ladder = [
+        Way(True), Way(False), Way(False, True), Way(False, True, True), Way(False, True, True, stream=True),
+    ]  # fmt: skip
+    totals = [predicted(way).total for way in ladder]
+    assert all(a > b for a, b in itertools.pairwise(totals))
+
+
+def test_memory_grows_with_tokens_and_rank_and_shrinks_with_an_8_bit_optimizer():
+    for way in ways(RECIPE, True):
+        assert predicted(way, 4096).total > predicted(way, 1008).total
+    wide, small = RECIPE.model_copy(update={"lora_r": 64}), RECIPE.model_copy(update={"optim": "adamw_8bit"})
+    assert predicted(Way(True), recipe=wide).adapter == 8 * predicted(Way(True)).adapter
+    assert predicted(Way(True)).adapter - predicted(Way(True), recipe=small).adapter == 6 * PHI3.trainable(8)
+
+
+def test_without_recomputation_activations_are_those_of_every_layer():
+    half = dataclasses.replace(PHI3, layers=16, linears=PHI3.linears[:64])
+    whole = predicted(Way(True)).activations - predicted(Way(True), shape=half).activations
+    recomputed = predicted(Way(True, True)).activations - predicted(Way(True, True), shape=half).activations
+    assert whole > 10 * recomputed > 0
