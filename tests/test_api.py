@@ -13,6 +13,7 @@ import yaml
 
 import tunesmith as ts
 from tunesmith.errors import RunError, TrainingError
+from tunesmith.events import Prepared
 
 ROWS = [
     {"prompt": f"the {thing} is {how}", "completion": f"{how}, the {thing} is"}
@@ -147,3 +148,24 @@ def test_ctrl_c_saves_what_was_reached(tiny_model_folder, data, tmp_path):
     assert "saving what was reached" in output
     assert ts.load(folder).generate("the wind is cold") is not None
     assert 0 < len(ts.load(folder).metrics) < 100_000
+
+
+def test_a_run_with_hardly_any_memory_takes_another_way_and_makes_the_same_updates(tiny_model_folder, data, tmp_path):
+    settings = {"learning_rate": 1e-2, "max_steps": 4, "lora_dropout": 0.0, "per_device_train_batch_size": 4}
+    ways, losses = [], []
+    for memory in (None, "1MB"):
+        events: list[object] = []
+        run = ts.train(
+            str(tiny_model_folder),
+            str(data),
+            memory=memory,
+            output_dir=str(tmp_path / str(memory)),
+            watch=events.append,
+            **settings,
+        )
+        ways.append(next(event.plan.chosen.way for event in events if isinstance(event, Prepared)))
+        losses.append([m["loss"] for m in run.metrics])
+    roomy, tight = ways
+    assert (roomy.keep, roomy.recompute, roomy.split) == (True, False, 1)
+    assert (tight.keep, tight.recompute, tight.split) == (False, True, 4)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
