@@ -96,7 +96,7 @@ def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int =
     with guard.enough_memory():
         model, loss_of, loaded = load_job(job)
         watch(loaded)
-        folder = _claim(job.recipe)
+        folder = _claim(job.asked)
         steps = _train(model, loss_of, job, folder, watch)
         save_adapter(model, renderer.tokenizer, folder)
         session = Session(model.eval(), renderer)
@@ -176,11 +176,12 @@ def _open(folder: Path) -> Session:
     tokenizer = load_tokenizer(at_hand, None if own else recipe.chat_template)
     # How it was trained was decided by the memory of training; to answer takes less.
     shape, room = shape_of(source), 0.8 * available_bytes(compute.device)
-    if footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize) < room:
-        recipe = recipe.model_copy(update={"offload_base": "never"})
+    stored = footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize)
+    stream = recipe.load_in_4bit and compute.device.type == "cuda" and stored > room
+    recipe = recipe.model_copy(update={"offload_base": "always" if stream else "never"})
     model = open_adapter(load_model(source, recipe, compute), folder)
     kept = shape.linear_weights * compute.dtype.itemsize
-    speed_up(model, compute.dtype, not recipe.load_in_4bit or kept < room)
+    speed_up(model, compute.dtype, not recipe.load_in_4bit or (not stream and kept + stored < room))
     return Session(model, Renderer(tokenizer))
 
 

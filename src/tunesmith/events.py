@@ -31,9 +31,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is known before the model is loaded."""
+    """All that is known before the model is loaded. recipe: with the chosen way written into it. asked: with what was left
+    at auto still there, so that another machine can choose another way."""
 
     recipe: Recipe
+    asked: Recipe
     source: ModelSource
     shape: Shape
     compute: ComputeType

@@ -9,6 +9,7 @@ from tunesmith.base.adapter import attach
 from tunesmith.base.catalog import resolve
 from tunesmith.base.lean import speed_up
 from tunesmith.base.load import ComputeType, choose_compute, load_model, quantised_share, weight_bytes
+from tunesmith.base.stream import announce_recomputed
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader, default_batch_size
@@ -43,7 +44,7 @@ def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prep
     packs = [pack for window in loader.epoch(0) for pack in window]
     plan = make_plan(shape, resolved, compute, packs, updates)
     planned = plan.chosen.way.of(resolved)
-    prepared = Prepared(planned, source, shape, compute, data, _loader(planned, data), plan, updates)
+    prepared = Prepared(planned, resolved, source, shape, compute, data, _loader(planned, data), plan, updates)
     watch(prepared)
     return prepared, renderer
 
@@ -98,6 +99,7 @@ def recomputed_and_offloaded(base: Any, loss_of: PackLoss, recipe: Recipe, compu
         # On a GPU dropout is drawn from a counter: there is no random state to bring back, which would end a capture.
         on_cpu = compute.device.type == "cpu"
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
+        announce_recomputed(base)
     if recipe.activation_offloading:
         return dataclasses.replace(loss_of, of=with_host_activations(loss_of.of))
     return loss_of

@@ -51,10 +51,17 @@ def test_a_switch_is_turned_on(arguments: list[str]) -> None:
     assert read(*arguments).use_dora is True
 
 
-@pytest.mark.parametrize("switch", ["--no-shuffle", "--use-dora"])
+@pytest.mark.parametrize("switch", ["--no-shuffle", "--use-dora", "--gradient-checkpointing", "--activation-offloading"])
 def test_a_switch_does_not_swallow_the_name_after_it(switch: str) -> None:
     recipe = read(switch, "my/model", "rows.jsonl")
     assert (recipe.model_name_or_path, recipe.dataset_name) == ("my/model", "rows.jsonl")
+
+
+@pytest.mark.parametrize(("word", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_a_switch_that_may_be_auto_takes_its_word(word: str, value: bool | str) -> None:
+    recipe = read("--gradient-checkpointing", word, "my/model")
+    assert recipe.gradient_checkpointing == value
+    assert recipe.model_name_or_path == "my/model"
 
 
 def test_two_switches_in_a_row_are_two_switches() -> None:

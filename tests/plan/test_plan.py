@@ -120,7 +120,7 @@ def test_more_tokens_and_more_micro_batches_take_longer() -> None:
     big = dataclasses.replace(SMALL, linear_weights=10**9)
     seconds = step_seconds(big, 100, 50, Way(True), SPEED, 4, 1)
     assert step_seconds(big, 400, 50, Way(True), SPEED, 4, 1) > 1.4 * seconds
-    assert step_seconds(big, 100, 50, Way(True), SPEED, 4, 4) > 1.4 * seconds
+    assert step_seconds(big, 100, 50, Way(True), SPEED, 4, 4) > 1.2 * seconds
 
 
 def test_each_saving_of_memory_costs_time() -> None:

@@ -54,7 +54,7 @@ def test_a_cpu_neither_streams_nor_offloads():
     "settings", [{"load_in_4bit": False}, {"load_in_4bit": False, "dequantize": "never"}, {"load_in_8bit": True}]
 )
 def test_without_4_bits_there_is_nothing_to_dequantise_or_stream(settings):
-    found = list(ways(recipe(load_in_4bit=False, **settings), True))
+    found = list(ways(recipe(**settings), True))
     assert found
     assert all(way.keep and not way.stream for way in found)
 

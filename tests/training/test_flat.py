@@ -21,7 +21,7 @@ def give_gradients(given, seed):
 
 
 def test_values_shapes_and_identity_stay():
-    plain, given = parameters(), parameters()
+    plain, given = parameters(), give(parameters())
     FlatParameters(given, torch.float32)
     for before, after in zip(plain, given):
         assert isinstance(after, nn.Parameter)
@@ -29,7 +29,7 @@ def test_values_shapes_and_identity_stay():
 
 
 def test_a_change_of_the_buffer_is_a_change_of_every_parameter():
-    given = parameters()
+    given = give(parameters())
     flat = FlatParameters(given, torch.float32)
     with torch.no_grad():
         flat.flat.fill_(2)
@@ -68,7 +68,7 @@ def test_updates_are_those_of_separate_parameters():
 
 def test_compute_copies_follow_only_when_refreshed_and_are_gone_when_released():
     given = parameters()
-    flat = FlatParameters([*give(given)], torch.bfloat16)
+    flat = FlatParameters(give(given), torch.bfloat16)
     assert all(torch.equal(p.compute_copy, p.to(torch.bfloat16)) for p in given)
     with torch.no_grad():
         flat.flat.mul_(3)
@@ -80,7 +80,7 @@ def test_compute_copies_follow_only_when_refreshed_and_are_gone_when_released():
 
 def test_parameters_of_the_compute_type_need_no_copies():
     given = parameters()
-    flat = FlatParameters([*give(given)], torch.float32)
+    flat = FlatParameters(give(given), torch.float32)
     assert not any(hasattr(p, "compute_copy") for p in given)
     flat.refresh()
     flat.release()

@@ -31,6 +31,8 @@ def _forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' signature: query ``[1, H, T, D]``, key and value ``[1, H_kv, T, D]``; gives ``[1, T, H, D]``."""
+    if any(kwargs.get(name) is not None for name in ("s_aux", "sinks")):
+        raise TypeError(f"{type(module).__name__} has attention sinks")
     if segments is None:
         raise TypeError(f"{type(module).__name__} did not pass the pack's segments on to its attention")
     q, k, v = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))

@@ -15,12 +15,14 @@ from tunesmith.base.adapter import ADAPTER
 from tunesmith.base.attention import segments_attention, watch_attention
 from tunesmith.base.linear import LinearGroup, lean_layers, watch_inputs
 from tunesmith.base.load import LINEARS
-from tunesmith.base.mlp import is_gated_mlp, lean_mlp
+from tunesmith.base.mlp import close, is_gated_mlp, lean_mlp
 from tunesmith.base.norm import swap_norms
 from tunesmith.base.self_attention import AttentionCall, is_self_attention, lean_attention
 from tunesmith.kernels.segments import Segments
 
-PROBE_TOKENS = 6
+PROBE_TOKENS, PROBE_STRIDE = 12, 97
+"""Tokens of a probe, and how far apart their positions are where the model has so many: rotation must show."""
+LOUD = 30.0
 
 
 def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
@@ -55,7 +57,9 @@ def _probe(model: Any, segments: bool) -> None:
     flat: dict[str, Any] = {}
     if segments:
         flat["segments"] = Segments.of([PROBE_TOKENS], device=embedding.device)
-        flat["position_ids"] = torch.arange(PROBE_TOKENS, device=embedding.device).unsqueeze(0)
+        most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
+        stride = max(1, min(PROBE_STRIDE, (most - 1) // PROBE_TOKENS))
+        flat["position_ids"] = stride * torch.arange(PROBE_TOKENS, device=embedding.device).unsqueeze(0)
     model.base_model(input_ids=ids, use_cache=False, **flat)
 
 
@@ -81,11 +85,17 @@ def _lean_blocks(model: Any, attention: dict[Any, AttentionCall]) -> dict[str, n
     def compare(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = dict(zip(("hidden_states", "position_embeddings"), args)) | kwargs
+            # Once more with large inputs: a clamp somewhere inside shows only there.
+            loud = given | {"hidden_states": LOUD * given["hidden_states"]}
             lean: nn.Module | None = None
             if is_gated_mlp(module):
                 lean = lean_mlp(module, given["hidden_states"], output)
+                if lean is not None and not close(lean(loud["hidden_states"]), module.forward(loud["hidden_states"])):
+                    lean = None
             elif module in attention:
                 lean = lean_attention(module, attention[module], given, output[0])
+                if lean is not None and lean_attention(module, attention[module], loud, module.forward(**loud)[0]) is None:
+                    lean = None
             if lean is not None:
                 found[name] = lean.train(module.training)
 

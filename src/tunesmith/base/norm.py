@@ -1,5 +1,6 @@
 """Swaps a model's RMSNorm modules for ours, after checking on numbers that they compute the same."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def _twin(norm: Any) -> LeanRMSNorm | None:
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     weight = getattr(norm, "weight", None)
     if not isinstance(eps, float) or not isinstance(weight, nn.Parameter) or isinstance(norm, LeanRMSNorm):
+        return None
+    if len(inspect.signature(norm.forward).parameters) != 1:  # gated norms take a gate as well
         return None
     if weight.dim() != 1 or weight.requires_grad or getattr(norm, "bias", None) is not None:
         return None

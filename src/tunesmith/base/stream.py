@@ -6,6 +6,8 @@ filled, and the other slot, which nothing reads any more, begins to fill with th
 is the same to the bit; memory holds two layers instead of all. Captured in a CUDA graph, copies become part of it.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes as bnb
@@ -41,8 +43,38 @@ def stream_layers(model: Any, device: torch.device) -> int:
     _move_rest(model, device)
     decoder.register_forward_pre_hook(lambda *_: stream.start())
     for number, layer in enumerate(layers):
-        layer.register_forward_pre_hook(lambda *_, number=number: stream.use(number))
+        layer.announce = functools.partial(stream.use, number)  # type: ignore[assignment]
+        layer.register_forward_pre_hook(lambda module, *_: module.announce())
     return sum(slot.nbytes for slot in stream.slots)
+
+
+def announce_recomputed(model: nn.Module) -> None:
+    """Let every streamed layer announce itself when it is recomputed, too: transformers recomputes a layer's ``forward``,
+    which calls no hook. To be called once gradient checkpointing is on.
+
+    Raises:
+        MachineError: a streamed layer is not recomputed, so its weights would be gone in backward.
+    """
+    for layer in model.modules():
+        announce = getattr(layer, "announce", None)
+        if announce is None:
+            continue
+        recompute = getattr(layer, "_gradient_checkpointing_func", None)
+        if recompute is None or not getattr(layer, "gradient_checkpointing", False):
+            raise MachineError(
+                "A streamed base needs every layer recomputed, and this model has others.", "Use --offload-base never."
+            )
+        layer._gradient_checkpointing_func = functools.partial(_announced, announce, recompute)  # type: ignore[assignment]
+
+
+def _announced(
+    announce: Callable[[], None], recompute: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    def announced(*inputs: Any, **named: Any) -> Any:
+        announce()
+        return function(*inputs, **named)
+
+    return recompute(announced, *args, **kwargs)
 
 
 class _Home:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -84,11 +84,15 @@ def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
 
 
 SWITCHED = ("true", "false", "yes", "no", "on", "off")
+SWITCH_OR_AUTO = bool | Literal["auto"]
 
 
 def _takes(key: str, word: str) -> bool:
     """Whether the word after a flag is its value: not the next flag, and after a switch only true, false and the like."""
-    return not word.startswith("--") and (_kind(key) is not bool or word.lower() in SWITCHED)
+    if word.startswith("--"):
+        return False
+    words = {bool: SWITCHED, SWITCH_OR_AUTO: (*SWITCHED, "auto")}.get(_kind(key))
+    return words is None or word.lower() in words
 
 
 def _kind(key: str) -> Any:

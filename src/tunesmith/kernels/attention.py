@@ -38,7 +38,7 @@ def segment_attention(
     Returns:
         ``[T, H, D]``.
     """
-    if is_fused(query):
+    if is_fused(query, value):
         out: Tensor = FusedAttention.apply(query, key, value, None, None, segments, scaling, sliding_window, softcap)
         return out
     parts = []

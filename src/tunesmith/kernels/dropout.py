@@ -50,4 +50,4 @@ def step_seed(device: torch.device) -> Tensor:
 
 def start_seed(device: torch.device, seed: int) -> Tensor:
     """`step_seed`, set to where the draws of a run with this seed begin."""
-    return step_seed(device).fill_(seed << 32)
+    return step_seed(device).fill_((seed & 0x7FFFFFFF) << 32)

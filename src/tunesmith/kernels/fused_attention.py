@@ -21,9 +21,11 @@ def rotates_inside(query: Tensor, cos: Tensor, segments: Segments) -> bool:
     return can_rotate(segments.layout(query.shape[-1], query.dtype).block, query.shape[-1], query.dtype, query.device)
 
 
-def is_fused(query: Tensor) -> bool:
+def is_fused(query: Tensor, value: Tensor | None = None) -> bool:
     """Whether the fused kernels take heads like these, ``[T, H, D]``: they need no padding, and no word about the lengths of
     documents but tables on the device."""
+    if value is not None and value.shape[-1] != query.shape[-1]:
+        return False
     return query.is_cuda and query.shape[-1] <= 256 and query.shape[-1] % 2 == 0 and query.dtype != torch.float64
 
 

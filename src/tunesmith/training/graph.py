@@ -105,6 +105,8 @@ class GraphUpdate:
                 self._backward(static)
         except RuntimeError as error:
             self.eager_reason = str(error).splitlines()[0]
+            for parameter in self.parameters.values():
+                parameter.grad = None  # it may lie where a captured pass that never ran would have written it
         else:
             self.captured.append(_Captured(graph, static, sizes))
 
@@ -169,12 +171,12 @@ class _Sizes:
         tokens, labels = len(pack.input_ids), len(pack.targets)
         if len(set(pack.segments.lengths)) > 1:
             tokens, labels = math.ceil(tokens * (1 + ROOM)), math.ceil(labels * (1 + 2 * ROOM))
-        return _Sizes(tokens, labels, tokens // 16 + 2 * len(pack.segments.lengths) + 1)
+        return _Sizes(tokens, labels, tokens // 16 + 2 * len(pack.segments.lengths) + 2)
 
     def fit(self, pack: Pack) -> bool:
         """Whether a pack goes in, and not too much of the room is wasted on it."""
         tokens, labels = len(pack.input_ids), len(pack.targets)
-        blocks = tokens // 16 + len(pack.segments.lengths) + 2
+        blocks = self.tokens // 16 + len(pack.segments.lengths) + 2  # those of the padding too
         inside = tokens <= self.tokens and labels <= self.labels and blocks <= self.blocks
         return inside and tokens >= self.tokens * (1 - 3 * ROOM)
 

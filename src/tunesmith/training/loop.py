@@ -81,7 +81,8 @@ def make_update(
 ) -> EagerUpdate | GraphUpdate:
     """The fastest way to make an update on the device the parameters lie on."""
     embedding = model.get_input_embeddings().weight
-    if embedding.is_cuda:
+    alike = len({parameter.dtype for parameter in parameters.values()}) == 1  # trained biases may be of the model's own type
+    if embedding.is_cuda and alike:
         return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype)
     return EagerUpdate(loss_of, parameters, recipe, peak)
 

@@ -33,11 +33,11 @@ class HostActivations:
     def _out(self, tensor: Tensor) -> Any:
         if not tensor.is_cuda or tensor.nbytes < MIN_BYTES or (tensor.requires_grad and tensor.is_leaf):
             return tensor
-        place = self.filled, tensor.nbytes
+        place = self.filled, 1 << (tensor.nbytes - 1).bit_length()  # few sizes, whatever the packs
         self.filled += 1
         if place not in self.buffers:
-            self.buffers[place] = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
-        home = self.buffers[place].view(tensor.dtype).view(tensor.shape)
+            self.buffers[place] = torch.empty(place[1], dtype=torch.uint8, pin_memory=True)
+        home = self.buffers[place][: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         home.copy_(tensor, non_blocking=True)
         return home, tensor.device
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.base.attention import segments_attention
+from tunesmith.base.self_attention import LeanAttention
 from tunesmith.data.packing import Pack
 from tunesmith.kernels.cross_entropy import linear_cross_entropy
 from tunesmith.kernels.fused_attention import is_fused
@@ -49,10 +50,11 @@ def fast_loss(model: Any) -> PackLoss:
 
 
 def _attends_fused(model: Any) -> bool:
-    """Whether attention runs in the fused kernels of a GPU."""
-    text, weight = model.config.get_text_config(), model.get_input_embeddings().weight
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return is_fused(weight.new_empty(0, 1, head_dim))
+    """Whether the attention of every layer runs in the fused kernels of a GPU."""
+    ours = [module for module in model.modules() if isinstance(module, LeanAttention)]
+    weight = model.get_input_embeddings().weight
+    every = len(ours) == model.config.get_text_config().num_hidden_layers
+    return every and all(is_fused(weight.new_empty(0, 1, module.call.head_dim)) for module in ours)
 
 
 def plain_loss(model: Any) -> PackLoss:
@@ -76,6 +78,8 @@ def choose_loss(model: Any) -> tuple[PackLoss, str]:
         return plain, "padded rows: the output head has a bias"
     if getattr(model.config.get_text_config(), "attention_chunk_size", None):
         return plain, "padded rows: attention in chunks"
+    if getattr(model.config.get_text_config(), "attention_dropout", None):
+        return plain, "padded rows: attention has dropout"
     pack = _probe(model)
     with torch.no_grad():
         expected = float(plain(pack))
