@@ -38,6 +38,8 @@ class Pack:
     where: tuple[str, ...]
 
     def to(self, device: torch.device) -> "Pack":
+        if self.input_ids.device == device:
+            return self
         segments = replace(self.segments, device=torch.device(device))
         return replace(
             self,

@@ -27,6 +27,13 @@ def neighbours(parts: Sequence[Tensor]) -> Tensor | None:
     return first.as_strided((*first.shape[:-1], total), first.stride())
 
 
+def empty_columns(like: Sequence[Tensor]) -> list[Tensor]:
+    """For each ``[T, H, D]`` of ``like`` (of any H) an empty one, all of them neighbouring columns of one matrix."""
+    widths = [x.shape[1] * x.shape[2] for x in like]
+    joined = torch.empty(like[0].shape[0], sum(widths), dtype=like[0].dtype, device=like[0].device)
+    return [part.view(x.shape) for part, x in zip(joined.split(widths, dim=1), like)]
+
+
 class _Split(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.columns import empty_columns
 from tunesmith.kernels.segments import Segments
 
 MAX_ROTATED_INSIDE = 128
@@ -60,29 +61,13 @@ class FusedAttention(torch.autograd.Function):
         from tunesmith.kernels.fused.attention_backward import segment_attention_backward
 
         query, key, value, cos, sin, out, lse = ctx.saved_tensors
-        widths = [x.shape[1] * x.shape[2] for x in (query, key, value)]
-        joined = torch.empty(query.shape[0], sum(widths), dtype=query.dtype, device=query.device)
-        parts = [part.view(x.shape) for part, x in zip(joined.split(widths, dim=1), (query, key, value))]
-        dq, dk, dv = parts
+        dq, dk, dv = empty_columns((query, key, value))
         scaling, sliding_window, softcap = ctx.settings
         segment_attention_backward(
-            _heads_side_by_side(grad),
-            query,
-            key,
-            value,
-            out,
-            lse,
-            ctx.layout,
-            scaling,
-            sliding_window,
-            softcap,
-            dq,
-            dk,
-            dv,
-            cos,
-            sin,
-        )
-        return *parts, None, None, None, None, None, None
+            _heads_side_by_side(grad), query, key, value, out, lse, ctx.layout, scaling, sliding_window, softcap,
+            dq, dk, dv, cos, sin,
+        )  # fmt: skip
+        return dq, dk, dv, None, None, None, None, None, None
 
 
 def _heads_side_by_side(x: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ class _LoraLinear(torch.autograd.Function):
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         lora_A, lora_B = factors[:members], factors[members:]
-        B = [_compute(b, x.dtype) for b in lora_B]
-        kept, xA = side.project(x, _stacked(lora_A, x.dtype), scaling)
+        A, B = _stacked(lora_A, x.dtype), [_compute(b, x.dtype) for b in lora_B]
+        kept, xA = side.project(x, A, scaling)
         # The thin product first: the thick one adds to it as it goes, which costs one pass over y instead of two.
         y = x.new_empty(x.shape[0], sum(b.shape[0] for b in B))
         outputs = y.split([b.shape[0] for b in B], dim=1)
@@ -103,7 +103,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx.save_for_backward(kept, xA, *factors)
         ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
         # autograd may hand back other objects for the factors: what hangs on them is kept here
-        ctx.A, ctx.B = _stacked(lora_A, x.dtype), B
+        ctx.A, ctx.B = A, B
         return outputs
 
     @staticmethod

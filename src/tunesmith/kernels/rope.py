@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.columns import empty_columns
+
 
 def rotary(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys rotated to their positions; values pass through (their gradient joins the other two).
@@ -48,9 +50,7 @@ class _Rotary(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        widths = [grad.shape[1] * grad.shape[2] for grad in (dq, dk, dv)]
-        joined = torch.empty(dq.shape[0], sum(widths), dtype=dq.dtype, device=dq.device)
-        parts = [part.view(grad.shape) for part, grad in zip(joined.split(widths, dim=1), (dq, dk, dv))]
+        parts = empty_columns((dq, dk, dv))
         _rotate(dq, cos, sin, parts[0], backward=True)
         _rotate(dk, cos, sin, parts[1], backward=True)
         parts[2].copy_(dv)

@@ -4,12 +4,12 @@ Legend: T flat tokens of a micro-batch, N labels, H hidden size, Q and V widths 
 width of the MLP, e bytes of the compute type, L layers.
 """
 
+from tunesmith.base.linear import BLOCK_ELEMENTS
+from tunesmith.kernels.cross_entropy import CHUNK_ELEMENTS
 from tunesmith.plan.memory import Memory, Shape, constants_bytes, footprint
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
 
-LOGITS_ELEMENTS = 16 * 2**20
-BLOCK_ELEMENTS = 16 * 2**20
 WORKSPACE = 2 * 33 * 2**20
 """cuBLAS keeps 32 MB for each stream it was used on, of which there are two, and a little more."""
 SLACK = 1.015
@@ -24,7 +24,7 @@ def predict_gpu_memory(shape: Shape, recipe: Recipe, tokens: int, labels: int, e
         packed = shape.linear_weights // 2 + constants_bytes(shape, recipe)
         stored += -packed + 2 * (packed // shape.layers + 2**16)
     kept = shape.linear_weights * e if way.keep and recipe.load_in_4bit else 0
-    logits = min(labels, max(1, LOGITS_ELEMENTS // shape.vocab) + 1) * shape.vocab * e + 4 * labels * shape.hidden * e
+    logits = min(labels, max(1, CHUNK_ELEMENTS // shape.vocab) + 1) * shape.vocab * e + 4 * labels * shape.hidden * e
     moment = max(logits, _backward_of_a_layer(shape, recipe, tokens, e, way))
     saved = _saved_by_a_layer(shape, recipe, tokens, e)
     if way.recompute:

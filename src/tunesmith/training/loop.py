@@ -115,6 +115,6 @@ def evaluate(model: Any, loss_of: PackLoss, packs: Sequence[Pack]) -> float:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    total = sum(float(loss_of(pack.to(device) if device.type != "cpu" else pack)) for pack in packs)
+    total = sum(float(loss_of(pack.to(device))) for pack in packs)
     model.train(was_training)
     return total / sum(len(pack.targets) for pack in packs)

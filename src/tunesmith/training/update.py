@@ -39,7 +39,7 @@ class EagerUpdate:
         for pack in packs:
             self.seed.add_(1)
             with self.loss_of.attention():
-                loss = self.loss_of.of(pack.to(self.device) if self.device.type != "cpu" else pack)
+                loss = self.loss_of.of(pack.to(self.device))
                 value = float(loss.detach())
                 guard.check_loss(value, step, pack.where)
                 (loss / trained).backward()

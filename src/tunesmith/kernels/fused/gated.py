@@ -6,12 +6,12 @@ for backward: ``dgate = d · up · act'(gate)``, ``dup = d · act(gate)``.
 """
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-KINDS = ("silu", "gelu_tanh", "gelu")
+from tunesmith.kernels.gated import KINDS, gated_plain
+
 COLUMNS = 1024
 """Columns of one row a program computes."""
 
@@ -67,9 +67,7 @@ def gated_backward(d: Tensor, gate: Tensor, up: Tensor, kind: str) -> Tensor:
 
 def gated_forward_plain(gate: Tensor, up: Tensor, kind: str) -> Tensor:
     """The plain twin of `gated_forward`."""
-    wide = gate.float()
-    active = F.silu(wide) if kind == "silu" else F.gelu(wide, approximate="tanh" if kind == "gelu_tanh" else "none")
-    return (active * up.float()).to(gate.dtype)
+    return gated_plain(gate.float(), up.float(), kind).to(gate.dtype)
 
 
 def gated_backward_plain(d: Tensor, gate: Tensor, up: Tensor, kind: str) -> Tensor:
