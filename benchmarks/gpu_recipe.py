@@ -42,7 +42,8 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # also where tunesmith is not installed
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # also where tunesmith is not installed
 
 TRL = {"trl as written": ("float32", True), "trl tuned": ("bfloat16", False)}
 """Compute type and checkpointing."""
@@ -215,16 +216,13 @@ def synthetic_rows() -> list[list[int]]:
 
 
 class Clock:
-    """Moments of a run: ready (these modules imported), loaded, entered (the trainer), the end of each update, finished."""
+    """Moments of a run: ready (these modules imported), entered (the trainer), the end of each update, finished."""
 
     def __init__(self, *modules: str) -> None:
         for module in modules:
             importlib.import_module(module)
         self.ready, self.ends, self.peaks = time.perf_counter(), list[float](), list[int]()
-        self.loaded = self.entered = self.finished = 0.0
-
-    def load(self) -> None:
-        self.loaded = _now()
+        self.entered = self.finished = 0.0
 
     def enter(self) -> None:
         """All that is left is to train: memory is counted anew from here."""
@@ -252,8 +250,7 @@ class Clock:
             "mean_ms": round(1e3 * mean, 2),
             "whole_job_s": round(trained + (total - steps) * mean, 2),
             "whole_job_extrapolated": steps < total,
-            "load_s": round(self.loaded - self.ready, 2),
-            "prepare_s": round(self.entered - self.loaded, 2),
+            "load_s": round(self.entered - self.ready, 2),
             "enter_to_first_step_s": round(self.ends[0] - self.entered, 2),
             "ready_to_first_step_s": round(self.ends[0] - self.ready, 2),
             "training_peak_bytes": self.peaks[1],
@@ -263,7 +260,7 @@ class Clock:
 
 
 _ALL = ("torch", "bitsandbytes", "peft", "transformers.models.phi3.modeling_phi3")
-_OURS = (*_ALL, "tunesmith.base.lean", "tunesmith.training.step", "tunesmith.training.loop")
+_OURS = (*_ALL, "tunesmith.job")
 _THEIRS = (*_ALL, "datasets", "trl.trainer.sft_trainer")
 
 
@@ -276,23 +273,25 @@ def _now() -> float:
 
 def tunesmith(folder: Path, **settings: Any) -> dict[str, Any]:
     """The whole job, from the pieces `tunesmith.api` puts together."""
+    from tunesmith.job import load_job
     from tunesmith.training.loop import train
 
-    recipe, loader, digest = _tunesmith_job(folder, settings)
     clock = Clock(*_OURS)
-    model, loss_of, facts, _ = _tunesmith_model(recipe, clock)
+    job, digest = _tunesmith_job(folder, settings)
+    model, loss_of, loaded = load_job(job)
     clock.enter()
     losses = []
-    for update in train(model, loss_of, loader, recipe, recipe.learning_rate):
+    for update in train(model, loss_of, job.loader, job.recipe, job.recipe.learning_rate):
         clock.ends.append(time.perf_counter())
         losses.append(round(update.loss, 4))
     clock.finish()
+    facts = {"compute": str(job.compute.dtype), "linears": loaded.linears, "forward": loaded.path}
     return {**clock.record(), **facts, "packed_sha256": digest, "losses": losses}
 
 
-def _tunesmith_job(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, str]:
-    """Recipe, loader, and a digest of the packed rows."""
-    from tunesmith.data.loader import Loader
+def _tunesmith_job(folder: Path, settings: dict[str, Any]) -> tuple[Any, str]:
+    """The job, and a digest of the packed rows."""
+    from benchmarks.token_job import token_job
     from tunesmith.data.packing import plan_rows
     from tunesmith.data.render import Example
     from tunesmith.recipe import Recipe
@@ -300,28 +299,7 @@ def _tunesmith_job(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, st
     recipe = Recipe.of({**REFERENCE, **settings, "model_name_or_path": str(folder)})
     examples = [Example(ids, ids, f"row {number}") for number, ids in enumerate(synthetic_rows(), 1)]
     rows = plan_rows(examples, recipe.packing, LENGTH)
-    loader = Loader(rows, BATCH, 1, shuffle=recipe.shuffle, seed=recipe.seed, shared_prefix=recipe.shared_prefix)
-    return recipe, loader, _digest([example.input_ids for row in rows for example in row])
-
-
-def _tunesmith_model(recipe: Any, clock: Clock) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
-    """Model with a fresh adapter on its fastest path, loss of a pack, what was chosen, and the adapter as it begins."""
-    from tunesmith.base.adapter import adapter_parameters, attach
-    from tunesmith.base.catalog import resolve
-    from tunesmith.base.lean import speed_up
-    from tunesmith.base.load import choose_compute, load_model
-    from tunesmith.job import recomputed_and_offloaded
-    from tunesmith.training.step import choose_loss
-
-    source, compute = resolve(recipe.model_name_or_path), choose_compute(recipe)
-    base = load_model(source, recipe, compute)
-    clock.load()
-    model = attach(base, recipe, source.base, source.revision)
-    adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
-    linears = speed_up(model, compute.dtype, recipe.dequantize == "always")
-    loss_of, path = choose_loss(base)
-    loss_of = recomputed_and_offloaded(base, loss_of, recipe, compute)
-    return model, loss_of, {"compute": str(compute.dtype), "linears": linears, "forward": path}, adapter
+    return token_job(recipe, rows), _digest([example.input_ids for row in rows for example in row])
 
 
 def trl(folder: Path, compute: str, checkpointing: bool, steps: int) -> dict[str, Any]:
@@ -335,7 +313,6 @@ def trl(folder: Path, compute: str, checkpointing: bool, steps: int) -> dict[str
             clock.ends.append(_now())
 
     model = _trl_model(folder, compute, checkpointing)
-    clock.load()
     trainer = _trl_trainer(model, checkpointing, 0.05, callbacks=[Ticks()], max_steps=steps, optim="paged_adamw_8bit")
     clock.enter()
     trainer.train()
@@ -438,12 +415,15 @@ def loss_curve(folder: Path, steps: int) -> dict[str, Any]:
     tunesmith's, and in bf16, which is what trl makes of it: how far rounding alone takes the two apart."""
     import torch
 
+    from tunesmith.base.adapter import adapter_parameters
+    from tunesmith.job import load_job
     from tunesmith.training.loop import train
 
     settings = {"lora_dropout": 0.0, "max_steps": steps, "lr_scheduler_type": "constant", "dequantize": "always"}
-    recipe, loader, digest = _tunesmith_job(folder, settings)
-    model, loss_of, facts, adapter = _tunesmith_model(recipe, Clock(*_OURS))
-    curves = {"tunesmith": [update.loss for update in train(model, loss_of, loader, recipe, recipe.learning_rate)]}
+    job, digest = _tunesmith_job(folder, settings)
+    model, loss_of, loaded = load_job(job)
+    adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
+    curves = {"tunesmith": [update.loss for update in train(model, loss_of, job.loader, job.recipe, 3e-4)]}
     del model, loss_of
     for name, dtype in (("trl", torch.float32), ("trl, adapter in bf16", torch.bfloat16)):
         gc.collect()
@@ -461,7 +441,7 @@ def loss_curve(folder: Path, steps: int) -> dict[str, Any]:
         curves[name] = _trl_facts(trainer)["losses"]
         del trainer, trained, parameter
     return {
-        **facts, "steps": steps, "packed_sha256": digest,
+        "linears": loaded.linears, "steps": steps, "packed_sha256": digest,
         "tunesmith - trl": _difference(curves["tunesmith"], curves["trl"]),
         "trl, adapter in bf16 - trl": _difference(curves["trl, adapter in bf16"], curves["trl"]),
         "losses": {name: [round(loss, 5) for loss in losses] for name, losses in curves.items()},

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # also where tunesmith is not installed
 SHAPES: dict[str, dict[str, Any]] = {
     "phi3-mini": {
         "model_type": "phi3", "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
@@ -59,41 +61,27 @@ def main() -> None:
 
 def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any]) -> dict[str, Any]:
     """Predicted and measured peak of one setting."""
-    from tunesmith.base.adapter import attach
-    from tunesmith.base.catalog import resolve
-    from tunesmith.base.lean import speed_up
-    from tunesmith.base.load import choose_compute, load_model
-    from tunesmith.data.loader import Loader
+    from benchmarks.token_job import token_job
     from tunesmith.data.render import Example
-    from tunesmith.job import recomputed_and_offloaded
-    from tunesmith.plan.memory import shape_of
-    from tunesmith.plan.plan import make_plan
+    from tunesmith.job import load_job
     from tunesmith.recipe import Recipe
     from tunesmith.training.loop import train
-    from tunesmith.training.step import choose_loss
 
-    source = resolve(str(_made(folder / name, SHAPES[name])))
-    settings = {"activation_offloading": False, "offload_base": "never", **way}
     recipe = Recipe.of({
-        "model_name_or_path": source.path, "dataset_name": "random", "max_length": length, "packing": "wrapped", "max_steps": 4,
-        "per_device_train_batch_size": batch, "learning_rate": 1e-4, **settings,
+        "model_name_or_path": str(_made(folder / name, SHAPES[name])), "dataset_name": "random", "max_length": length,
+        "packing": "wrapped", "max_steps": 4, "per_device_train_batch_size": batch, "learning_rate": 1e-4, "shuffle": False,
+        "activation_offloading": False, "offload_base": "never", **way,
     })  # fmt: skip
     draw = random.Random(0)
     ids = [[draw.randrange(10, 32000) for _ in range(length)] for _ in range(4 * batch)]
-    loader = Loader([[Example(row, list(row), "random")] for row in ids], batch, shuffle=False)
-    compute, shape = choose_compute(recipe), shape_of(source)
-    packs = [pack for window in loader.epoch(0) for pack in window]
-    plan = make_plan(shape, recipe, compute, packs, 4)
-    predicted = next(row for row in plan.rows if row.way.split == 1)
-    base = load_model(source, recipe, compute)
-    model = attach(base, recipe, source.base, None)
-    speed_up(model, compute.dtype, predicted.way.keep)
-    loss_of, path = choose_loss(base)
-    loss_of = recomputed_and_offloaded(base, loss_of, recipe, compute)
+    job = token_job(recipe, [[Example(row, list(row), "random")] for row in ids])
+    predicted = job.plan.chosen
+    assert predicted.way.split == 1
+    model, loss_of, loaded = load_job(job)
     torch.cuda.reset_peak_memory_stats()
-    reports = list(train(model, loss_of, loader, recipe, 1e-4))
+    reports = list(train(model, loss_of, job.loader, job.recipe, 1e-4))
     measured = torch.cuda.max_memory_allocated()
-    del model, base, loss_of
+    del model, loss_of
     torch.cuda.empty_cache()
     error = predicted.bytes / measured - 1
     print(
@@ -101,8 +89,8 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
         flush=True,
     )
     return {
-        "shape": name, "length": length, "rows": batch, "way": str(predicted.way), "path": path, "predicted": predicted.bytes,
-        "parts": vars(predicted.memory), "measured": measured, "error": round(error, 4),
+        "shape": name, "length": length, "rows": batch, "way": str(predicted.way), "path": loaded.path,
+        "linears": loaded.linears, "predicted": predicted.bytes, "parts": vars(predicted.memory), "measured": measured, "error": round(error, 4),
         "ms_per_step": round(1e3 * reports[-1].seconds, 1),
     }  # fmt: skip
 

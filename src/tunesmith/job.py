@@ -1,13 +1,16 @@
 """The job: all that is known before a run starts, and the model made ready for it."""
 
 import dataclasses
+import importlib.util
 import re
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tunesmith.base.adapter import attach
 from tunesmith.base.catalog import resolve
-from tunesmith.base.lean import speed_up
+from tunesmith.base.lean import PROBE_TOKENS, speed_up
 from tunesmith.base.load import ComputeType, choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.stream import announce_recomputed
 from tunesmith.base.tokenizer import load_tokenizer
@@ -18,6 +21,7 @@ from tunesmith.data.render import Renderer
 from tunesmith.errors import RunError
 from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.facts import reset_peak
+from tunesmith.kernels.segments import Segments
 from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.recipe import Recipe
@@ -26,6 +30,8 @@ from tunesmith.training.offload import with_host_activations
 from tunesmith.training.optimizer import check_optimizer
 from tunesmith.training.schedule import default_learning_rate
 from tunesmith.training.step import PackLoss, choose_loss
+
+REHEARSED_TOKENS = 1024
 
 
 def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prepared, Renderer]:
@@ -82,7 +88,8 @@ def load_job(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
     """The model with a fresh adapter on its fastest path, the loss of a pack, and what to tell the user."""
     recipe = job.recipe
     reset_peak(job.compute)
-    base = load_model(job.source, recipe, job.compute)
+    with _kernels_compiling(job):
+        base = load_model(job.source, recipe, job.compute)
     stored, quantised = weight_bytes(base), quantised_share(base)
     model = attach(base, recipe, job.source.base, job.source.revision)
     linears = speed_up(model, job.compute.dtype, job.plan.keep)
@@ -91,6 +98,31 @@ def load_job(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
     return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)
+
+
+def _kernels_compiling(job: Prepared) -> AbstractContextManager[None]:
+    """On a GPU, a rehearsal of the kernels this job will call."""
+    if job.compute.device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return nullcontext()
+    from tunesmith.kernels.fused.rehearsal import Widths, rehearsal
+
+    shape, recipe, head_dim = job.shape, job.recipe, job.shape.rotary_width
+    widths = Widths(
+        shape.hidden, shape.inner, shape.query_width // head_dim, shape.key_width // head_dim, head_dim, shape.vocab,
+        recipe.lora_r, _group_sizes(shape, recipe), recipe.lora_dropout > 0, job.compute.dtype, recipe.load_in_4bit,
+    )  # fmt: skip
+    lengths = next(iter(job.loader.epoch(0)))[0].segments.lengths
+    few = [length for length, end in zip(lengths, accumulate(lengths)) if end <= REHEARSED_TOKENS] or [REHEARSED_TOKENS]
+    return rehearsal(widths, [Segments.of(each, device=job.compute.device) for each in (few, [PROBE_TOKENS])])
+
+
+def _group_sizes(shape: Shape, recipe: Recipe) -> tuple[int, ...]:
+    """How many adapted linears of one layer read the same input, as most families name them."""
+    chosen = recipe.lora_target_modules
+    names = {name.rsplit(".", 1)[-1] for name, _, _ in shape.linears}
+    adapted = names if isinstance(chosen, str) else names & set(chosen)
+    sizes = [len(adapted & together) for together in ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})]
+    return tuple(sorted({1, *sizes} - {0}))
 
 
 def recomputed_and_offloaded(base: Any, loss_of: PackLoss, recipe: Recipe, compute: ComputeType) -> PackLoss:

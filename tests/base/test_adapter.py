@@ -148,7 +148,7 @@ def test_the_adapter_names_its_base_and_revision(tiny_model_folder: Path) -> Non
 def test_linears_that_read_the_same_input_are_grouped(tiny_model_folder: Path) -> None:
     peft_model = attached(tiny_model_folder)
     said = speed_up(peft_model, torch.float32, keep=True)
-    assert said == "14 linears in 8 groups, weights kept dequantised; 5 norms, 4 blocks"
+    assert said == "14 linears in 8 groups, weights kept dequantised; 5 norms, 2 layers, 4 of 4 blocks"
     layers = lean_layers(peft_model)
     groups: dict[int, list[str]] = {}
     for name, layer in layers.items():

@@ -86,7 +86,43 @@ def test_every_family_takes_the_fast_path(family):
     said = speed_up(model, torch.float64, keep=True)
     _, path = choose_loss(base)
     assert path.startswith("flat"), path
-    assert said.endswith("4 blocks"), "two layers of an attention and an MLP, all taken over"
+    assert said.endswith("4 of 4 blocks"), "two layers of an attention and an MLP, all taken over"
+
+
+@pytest.mark.parametrize(("family", "layers"), [("llama", 2), ("qwen3", 2), ("phi3", 2), ("olmo2", 0), ("gemma2", 0), ("granite", 0)])
+def test_layers_are_switched_where_the_residual_stream_is_added_plainly(family, layers):
+    _, model = build(family)
+    assert f" {layers} layers," in speed_up(model, torch.float64, keep=True)
+
+
+def test_a_layer_that_drops_from_the_residual_stream_keeps_its_own_forward():
+    base, model = build("phi3")
+    for layer in base.model.layers:
+        layer.resid_mlp_dropout.p = 0.1
+    assert " 0 layers," in speed_up(model, torch.float64, keep=True)
+
+
+def test_rounding_of_large_scores_is_not_taken_for_another_attention():
+    """In bf16 scores of hundreds turn a last digit into half of the output: both are right."""
+    base, model = build("llama")
+    model.to(torch.bfloat16)
+    for layer in base.model.layers:
+        for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            linear.base_layer.weight.data.mul_(8)
+    assert speed_up(model, torch.bfloat16, keep=True).endswith("4 of 4 blocks")
+
+
+def test_an_attention_that_clips_large_values_keeps_its_own_code():
+    base, model = build("llama")
+    attention = base.model.layers[1].self_attn
+    original = type(attention).forward
+
+    class Clipping(type(attention)):
+        def forward(self, hidden_states, **kwargs):
+            return original(self, hidden_states=hidden_states.clamp(-20, 20), **kwargs)
+
+    attention.__class__ = Clipping
+    assert speed_up(model, torch.float64, keep=True).endswith("3 of 4 blocks")
 
 
 def test_an_attention_of_another_kind_keeps_its_own_code():
@@ -100,7 +136,7 @@ def test_an_attention_of_another_kind_keeps_its_own_code():
             return out * 2, weights
 
     attention.__class__ = Louder
-    assert speed_up(model, torch.float64, keep=True).endswith("3 blocks")
+    assert speed_up(model, torch.float64, keep=True).endswith("3 of 4 blocks")
     assert choose_loss(base)[1].startswith("flat")
 
 

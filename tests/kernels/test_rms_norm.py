@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.kernels.rms_norm import rms_norm, rms_norm_plain
+from tunesmith.kernels.rms_norm import residual_rms_norm, rms_norm, rms_norm_plain
 
 SHAPES = [(6,), (3, 6), (2, 3, 6)]
 
@@ -26,6 +26,21 @@ def _value_and_gradient(function, x: Tensor, weight: Tensor, eps: float = 1e-3) 
 def test_gradient_is_that_of_finite_differences(shape, eps):
     x, weight = _inputs(shape)
     assert torch.autograd.gradcheck(lambda x: rms_norm(x, weight, eps), x)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_the_gradients_of_norm_and_stream_meet(adds):
+    x, weight = _inputs((3, 6))
+    added = torch.randn(3, 6, dtype=torch.float64).requires_grad_()
+
+    def both(x, added):
+        return residual_rms_norm(x, added if adds else None, weight, 1e-3, 1.0)
+
+    stream, normed = both(x, added)
+    assert torch.equal(stream, x + added if adds else x)
+    assert torch.equal(normed, rms_norm(stream.detach(), weight, 1e-3, 1.0))
+    assert torch.autograd.gradcheck(both, (x, added)) if adds else torch.autograd.gradcheck(lambda x: both(x, None), x)
+    assert torch.autograd.gradcheck(lambda x, added: both(x, added)[0], (x, added)), "the stream alone"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])

@@ -9,15 +9,16 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.base.attention import segments_attention, watch_attention
+from tunesmith.base.layer import is_pre_norm_layer, layer_forward, switch
 from tunesmith.base.linear import LinearGroup, lean_layers, watch_inputs
 from tunesmith.base.load import LINEARS
 from tunesmith.base.mlp import close, is_gated_mlp, lean_mlp
 from tunesmith.base.norm import swap_norms
-from tunesmith.base.self_attention import AttentionCall, is_self_attention, lean_attention
+from tunesmith.base.self_attention import AttentionCall, LeanAttention, is_self_attention, same_attention
 from tunesmith.kernels.segments import Segments
 
 PROBE_TOKENS, PROBE_STRIDE = 12, 97
@@ -39,11 +40,14 @@ def speed_up(peft_model: Any, dtype: torch.dtype, keep: bool) -> str:
     calls, attention = _observe(model, layers)
     groups = _group(layers, calls, dtype, keep)
     blocks = _lean_blocks(model, attention)
-    for name, block in blocks.items():
+    swapped = {name: block for name, block in blocks.items() if block is not None}
+    for name, block in swapped.items():
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, block)
     how = "weights kept dequantised" if keep else "weights dequantised at each use"
-    return f"{len(layers)} linears in {groups} groups, {how}; {swap_norms(peft_model)} norms, {len(blocks)} blocks"
+    norms, decoder_layers = swap_norms(peft_model), _switch_layers(model) if attention else 0
+    parts = f"{norms} norms, {decoder_layers} layers, {len(swapped)} of {len(blocks)} blocks"
+    return f"{len(layers)} linears in {groups} groups, {how}; {parts}"
 
 
 PROBE_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError)
@@ -77,27 +81,16 @@ def _observe(model: Any, layers: dict[str, Any]) -> tuple[list[tuple[str, int]],
 
 
 @torch.no_grad()
-def _lean_blocks(model: Any, attention: dict[Any, AttentionCall]) -> dict[str, nn.Module]:
-    """Our blocks for those of the model's own that compute the same, by name. Each is compared while the model's own has
-    just run, when its weights are at hand even if layers are streamed."""
-    found: dict[str, nn.Module] = {}
+def _lean_blocks(model: Any, attention: dict[Any, AttentionCall]) -> dict[str, nn.Module | None]:
+    """For each of the model's own blocks ours if it computes the same, else None, by name. Each is compared while the model's
+    own has just run, when its weights are at hand even if layers are streamed."""
+    found: dict[str, nn.Module | None] = {}
 
     def compare(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = dict(zip(("hidden_states", "position_embeddings"), args)) | kwargs
-            # Once more with large inputs: a clamp somewhere inside shows only there.
-            loud = given | {"hidden_states": LOUD * given["hidden_states"]}
-            lean: nn.Module | None = None
-            if is_gated_mlp(module):
-                lean = lean_mlp(module, given["hidden_states"], output)
-                if lean is not None and not close(lean(loud["hidden_states"]), module.forward(loud["hidden_states"])):
-                    lean = None
-            elif module in attention:
-                lean = lean_attention(module, attention[module], given, output[0])
-                if lean is not None and lean_attention(module, attention[module], loud, module.forward(**loud)[0]) is None:
-                    lean = None
-            if lean is not None:
-                found[name] = lean.train(module.training)
+            lean = _lean_mlp(module, given, output) if is_gated_mlp(module) else _lean_attention(module, attention, given)
+            found[name] = lean.train(module.training) if lean is not None else None
 
         return hook
 
@@ -112,7 +105,55 @@ def _lean_blocks(model: Any, attention: dict[Any, AttentionCall]) -> dict[str, n
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return {name: found.get(name) for name, _ in blocks}
+
+
+def _lean_mlp(mlp: nn.Module, given: dict[str, Any], output: Tensor) -> nn.Module | None:
+    """Ours for this MLP: the same numbers, and once more for large inputs, where a clamp somewhere inside would show."""
+    x = given["hidden_states"]
+    lean = lean_mlp(mlp, x, output)
+    return lean if lean is not None and close(lean(LOUD * x), mlp.forward(LOUD * x)) else None
+
+
+def _lean_attention(module: nn.Module, attention: dict[Any, AttentionCall], given: dict[str, Any]) -> nn.Module | None:
+    """Ours for this attention: the same numbers, and once more for large inputs. There every token stands alone: scores of
+    hundreds would say more about rounding than about what is computed."""
+    if module not in attention:
+        return None
+    x = given["hidden_states"]
+    alone = Segments.of([1] * x.shape[1], device=x.device)
+    lean = LeanAttention(module, attention[module])
+    inputs = (given, given | {"hidden_states": LOUD * x, "segments": alone})
+    return lean if all(same_attention(lean, module, each) for each in inputs) else None
+
+
+@torch.no_grad()
+def _switch_layers(model: Any) -> int:
+    """Switch every decoder layer that our forward serves to it; returns how many."""
+    same: dict[nn.Module, bool] = {}
+
+    def compare(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = dict(kwargs)
+        x = args[0] if args else given.pop("hidden_states")
+        loud = layer.forward(LOUD * x, **given)
+        same[layer] = isinstance(output, Tensor) and all(
+            close(layer_forward(layer, a, given), b) for a, b in ((x, output), (LOUD * x, loud))
+        )
+
+    layers = [module for module in model.modules() if is_pre_norm_layer(module)]
+    handles = [layer.register_forward_hook(compare, with_kwargs=True) for layer in layers]
+    try:
+        with segments_attention(model):
+            _probe(model, segments=True)
+    except PROBE_ERRORS:
+        return 0
+    finally:
+        for handle in handles:
+            handle.remove()
+    switched = [layer for layer in layers if same.get(layer, False)]
+    for layer in switched:
+        switch(layer)
+    return len(switched)
 
 
 def _group(layers: dict[str, Any], calls: list[tuple[str, int]], dtype: torch.dtype, keep: bool) -> int:

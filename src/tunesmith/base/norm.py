@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunesmith.kernels.rms_norm import rms_norm, rms_norm_plain
+from tunesmith.kernels.rms_norm import residual_rms_norm, rms_norm, rms_norm_plain
 
 
 class LeanRMSNorm(nn.Module):
@@ -18,6 +18,10 @@ class LeanRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps, self.offset)
+
+    def beside(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The residual stream x (with something added to it) to go on with, and the same normalised."""
+        return residual_rms_norm(x, added, self.weight, self.eps, self.offset)
 
 
 def swap_norms(model: nn.Module) -> int:

@@ -115,12 +115,11 @@ class _LoraLinear(torch.autograd.Function):
         t = torch.empty_like(xA)
         grads_B = []
         for dy, b, full, part, t_i in zip(grads, ctx.B, lora_B, xA.split(ranks, 1), t.split(ranks, 1)):
-            ctx.side.pull(dy, b, ctx.scaling, t_i)
-            grads_B.append(ctx.side.gradient_B(dy, part, full.dtype))
-        grads_A = [g.to(a.dtype) for g, a in zip(ctx.side.gradient_A(t, kept).split(ranks), lora_A)]
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = _add_frozen(ctx.side.spread(t, ctx.A), ctx.weight(), grads)
+            grads_B.append(ctx.side.output_gradients(dy, b, part, ctx.scaling, t_i, full.dtype))
+        grad_A, dx = ctx.side.input_gradients(t, kept, ctx.A, ctx.needs_input_grad[0])
+        grads_A = [g.to(a.dtype) for g, a in zip(grad_A.split(ranks), lora_A)]
+        if dx is not None:
+            _add_frozen(dx, ctx.weight(), grads)
         return (dx, None, None, None, None, None, *grads_A, *grads_B)
 
 
@@ -136,7 +135,7 @@ def _stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _add_frozen(dx: Tensor, weight: Iterable[Tensor], grads: Sequence[Tensor]) -> Tensor:
+def _add_frozen(dx: Tensor, weight: Iterable[Tensor], grads: Sequence[Tensor]) -> None:
     """``dx + dy Ŵ`` in place, ``[T, K]``: each block of Ŵ's rows with the columns of dy that belong to it."""
     joined = neighbours(grads)
     parts = list(grads) if joined is None else [joined]
@@ -149,4 +148,3 @@ def _add_frozen(dx: Tensor, weight: Iterable[Tensor], grads: Sequence[Tensor]) -
             if begin < end:
                 dx.addmm_(dy[:, begin - start : end - start], W[begin - first : end - first])
         first = last
-    return dx

@@ -30,20 +30,12 @@ class RankSide(ABC):
         """What `gradient_A` needs of x ``[T, K]``, and ``s drop(x) Aᵀ`` ``[T, R]``."""
 
     @abstractmethod
-    def pull(self, dy: Tensor, B: Tensor, scale: float, out: Tensor) -> None:
-        """``s dy B`` into ``out`` ``[T, r]``, from dy ``[T, n]`` and B ``[n, r]``."""
+    def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """``dB = dyᵀ xA``, ``[n, r]`` of this type, and ``s dy B`` into t ``[T, r]``; from dy ``[T, n]`` and B ``[n, r]``."""
 
     @abstractmethod
-    def gradient_B(self, dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: N802
-        """``dyᵀ xA``, ``[n, r]``."""
-
-    @abstractmethod
-    def gradient_A(self, t: Tensor, kept: Tensor) -> Tensor:  # noqa: N802
-        """``tᵀ drop(x)``, ``[R, K]``."""
-
-    @abstractmethod
-    def spread(self, t: Tensor, A: Tensor) -> Tensor:
-        """``drop(t A)``, ``[T, K]``."""
+    def input_gradients(self, t: Tensor, kept: Tensor, A: Tensor, needed: bool) -> tuple[Tensor, Tensor | None]:
+        """``dA = tᵀ drop(x)``, ``[R, K]``, and ``drop(t A)``, ``[T, K]``, which may be None where it is not needed."""
 
     @abstractmethod
     def mask(self) -> Tensor:
@@ -68,20 +60,18 @@ class _Positions(RankSide):
         kept = x if self.dropped is None else x.reshape(-1).index_fill(0, self.dropped, 0).view_as(x)
         return kept, (kept @ A.T).mul_(scale)
 
-    def pull(self, dy: Tensor, B: Tensor, scale: float, out: Tensor) -> None:
-        torch.mul(F.linear(dy, B.T.contiguous()), scale, out=out)
-
-    def gradient_B(self, dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: N802
+    def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
+        torch.mul(F.linear(dy, B.T.contiguous()), scale, out=t)
         return (xA.T @ dy).T.to(dtype, memory_format=torch.contiguous_format)
 
-    def gradient_A(self, t: Tensor, kept: Tensor) -> Tensor:  # noqa: N802
-        return t.T @ kept
-
-    def spread(self, t: Tensor, A: Tensor) -> Tensor:
-        out = t @ A
+    def input_gradients(self, t: Tensor, kept: Tensor, A: Tensor, needed: bool) -> tuple[Tensor, Tensor | None]:
+        grad_A = t.T @ kept
+        if not needed:
+            return grad_A, None
+        change = t @ A
         if self.dropped is not None:
-            out.view(-1).index_fill_(0, self.dropped, 0)
-        return out
+            change.view(-1).index_fill_(0, self.dropped, 0)
+        return grad_A, change
 
     def mask(self) -> Tensor:
         empty = torch.empty(0, dtype=torch.int64)
@@ -97,19 +87,12 @@ class _Counter(RankSide):
     def project(self, x: Tensor, A: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return x, (self._drop(x) @ A.T).mul_(scale)
 
-    def pull(self, dy: Tensor, B: Tensor, scale: float, out: Tensor) -> None:
-        torch.addmm(out, dy, B, beta=0, alpha=scale, out=out)
+    def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
+        torch.addmm(t, dy, B, beta=0, alpha=scale, out=t)
+        return dy.T @ xA if dy.dtype == dtype else torch.mm(dy.T, xA, out_dtype=dtype)
 
-    def gradient_B(self, dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: N802
-        if dy.dtype == dtype:
-            return dy.T @ xA
-        return torch.mm(dy.T, xA, out_dtype=dtype)
-
-    def gradient_A(self, t: Tensor, kept: Tensor) -> Tensor:  # noqa: N802
-        return t.T @ self._drop(kept)
-
-    def spread(self, t: Tensor, A: Tensor) -> Tensor:
-        return self._drop(t @ A)
+    def input_gradients(self, t: Tensor, kept: Tensor, A: Tensor, needed: bool) -> tuple[Tensor, Tensor | None]:
+        return t.T @ self._drop(kept), self._drop(t @ A) if needed else None
 
     def mask(self) -> Tensor:
         return self._drop(torch.ones(self.shape, device=self.seed.device)) != 0
@@ -128,12 +111,15 @@ class _FusedCounter(_Counter):
 
         return x, adapter.project(x, A, scale, self.p, self.seed, self.salt)
 
-    def gradient_A(self, t: Tensor, kept: Tensor) -> Tensor:  # noqa: N802
+    def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
         from tunesmith.kernels.fused import adapter
 
-        return adapter.lora_grad_A(t, kept, self.p, self.seed, self.salt)
+        if dy.stride(1) != 1:
+            return super().output_gradients(dy, B, xA, scale, t, dtype)
+        return adapter.output_gradients(dy, B, xA, scale, t, dtype)
 
-    def spread(self, t: Tensor, A: Tensor) -> Tensor:
+    def input_gradients(self, t: Tensor, kept: Tensor, A: Tensor, needed: bool) -> tuple[Tensor, Tensor | None]:
         from tunesmith.kernels.fused import adapter
 
-        return adapter.spread(t, A, self.p, self.seed, self.salt)
+        grad_A, change = adapter.input_gradients(t, kept, A, self.p, self.seed, self.salt)
+        return grad_A, change if needed else None

@@ -1,11 +1,16 @@
 """The thin matrix products of an adapter with dropout inside them, so that no dropped copy of x is ever stored.
 
-Hu et al. 2021 (arXiv 2106.09685). With the keep-mask M of `dropout` (drawn again in each, never scaled) and t the rank
-side's gradient:  ``s drop(x) Aᵀ``,  ``dA = tᵀ drop(x)``  and  ``drop(t A)``.
+Hu et al. 2021 (arXiv 2106.09685). With the keep-mask M of `dropout` (drawn again in each, never scaled), three kernels:
 
-Legend: T tokens, K features, R the sum of ranks (at most 128; padded inside to a power of two of 16 or more). Products
-are of x's type with fp32 sums; A may be wider (fp32 masters) and is rounded to x's type as it is read.
+    project            s drop(x) Aᵀ                      on the way forward
+    output_gradients   t = s dy B,  dB = dyᵀ xA          dy is read once
+    input_gradients    dA = tᵀ drop(x),  drop(t A)       one draw of the mask serves both
+
+Legend: T tokens, K features, N outputs of one linear, r its rank, R the sum of ranks of linears that share x (at most 128;
+padded inside to a power of two of 16 or more). Products are of x's type with fp32 sums.
 """
+
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -13,64 +18,104 @@ import triton.language as tl
 from torch import Tensor
 
 from tunesmith.kernels.fused.dropout import keep_tile, threshold
+from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
 
-PROGRAMS = 256
-"""Programs that keep a large GPU busy: a product with fewer tiles than this splits its long sum among several."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program works on at a time, tokens × columns, with so many warps and stages of loading; programs: as many share
+    a sum as make about so many in all, each of at least ``least`` elements of it. For 16-bit types, from a search on an H100."""
+
+    tokens: int
+    columns: int
+    warps: int
+    stages: int
+    programs: int
+    least: int
+
+    def of(self, x: Tensor) -> "Tile":
+        """For x's type: fp32 is multiplied outside the matrix units and needs twice the registers, hence twice the threads."""
+        return self if x.element_size() == 2 else Tile(32, 32, 8, self.stages, self.programs, self.least)
+
+
+PROJECT = Tile(64, 64, 4, 3, 256, 256)
+PULL = Tile(64, 64, 4, 3, 256, 256)
+OUTPUT = Tile(64, 64, 4, 3, 1, 1)
+INPUT = Tile(64, 64, 4, 3, 256, 128)
 
 
 def project(x: Tensor, A: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> Tensor:
     """``scale · drop(x) Aᵀ``, ``[T, R]`` of x's type.
 
     Args:
-        x: ``[T, K]``, any stride between rows. A: ``[R, K]``, contiguous.
+        x: ``[T, K]``, any stride between rows. A: ``[R, K]``, contiguous; may be wider, and is rounded as it is read.
         p, seed, salt: as in `dropout.drop`; p = 0 draws no mask and needs no seed.
     """
     (tokens, size), rank = x.shape, A.shape[0]
     ranks = _check(x, A, rank)
-    assert A.is_contiguous()
-    block, step = 64, 64 if x.element_size() == 2 else 32
-    tiles = triton.cdiv(tokens, block)
-    steps, splits = _split(size, tiles, step, least=256)
+    tile = PROJECT.of(x)
+    tiles = triton.cdiv(tokens, tile.tokens)
+    steps, splits = shares(size, tiles, tile.columns, tile.least, tile.programs)
     sums = torch.empty(splits, tokens, rank, dtype=torch.float32, device=x.device)
+    out = torch.empty(tokens, rank, dtype=x.dtype, device=x.device)
     _project[(tiles, splits)](
-        x, A, sums, tokens, size, rank, x.stride(0), steps, x if seed is None else seed, salt, threshold(p),
-        DROP=p > 0, WIDEN=_widen(x), TOKENS=block, COLUMNS=step, RANKS=ranks,
-        num_warps=_warps(x), num_stages=3, enable_fp_fusion=True,
-    )  # fmt: skip
-    return _reduce(sums, scale, x.dtype)
-
-
-def lora_grad_A(t: Tensor, x: Tensor, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> Tensor:  # noqa: N802
-    """``tᵀ drop(x)``, ``[R, K]`` fp32, from t ``[T, R]`` of x's type (any stride between rows) and the rest as in `project`."""
-    (tokens, size), rank = x.shape, t.shape[1]
-    ranks = _check(x, t, rank)
-    assert t.dtype == x.dtype
-    block, step = 64, 64 if x.element_size() == 2 else 32
-    tiles = triton.cdiv(size, block)
-    steps, splits = _split(tokens, tiles, step, least=256)
-    sums = torch.empty(splits, rank, size, dtype=torch.float32, device=x.device)
-    _gradient[(tiles, splits)](
-        t, x, sums, tokens, size, rank, t.stride(0), x.stride(0), steps, x if seed is None else seed, salt, threshold(p),
-        DROP=p > 0, WIDEN=_widen(x), TOKENS=step, COLUMNS=block, RANKS=ranks,
-        num_warps=_warps(x), num_stages=3, enable_fp_fusion=True,
-    )  # fmt: skip
-    return sums[0] if splits == 1 else _reduce(sums, 1.0, torch.float32)
-
-
-def spread(t: Tensor, A: Tensor, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> Tensor:
-    """``drop(t A)``, ``[T, K]`` of t's type, from t ``[T, R]`` (any stride between rows) and A ``[R, K]``."""
-    (tokens, rank), size = t.shape, A.shape[1]
-    out = torch.empty(tokens, size, dtype=t.dtype, device=t.device)
-    ranks = _check(out, A, rank)
-    assert A.is_contiguous()
-    assert t.stride(1) == 1
-    rows, columns = (64, 64) if t.element_size() == 2 else (32, 32)
-    _spread[(triton.cdiv(tokens, rows), triton.cdiv(size, columns))](
-        out, t, A, tokens, size, rank, t.stride(0), t if seed is None else seed, salt, threshold(p),
-        DROP=p > 0, WIDEN=_widen(t), TOKENS=rows, COLUMNS=columns, RANKS=ranks,
-        num_warps=_warps(t), enable_fp_fusion=True,
+        x, A, sums, out, arrivals(x.device), tokens, size, rank, x.stride(0), steps, scale,
+        x if seed is None else seed, salt, threshold(p),
+        DROP=p > 0, WIDEN=_widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, UNROLL=_unroll(ranks),
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return out
+
+
+def output_gradients(dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``dyᵀ xA``, ``[N, r]`` of ``dtype``, and ``scale · dy B`` written into t ``[T, r]``.
+
+    Args:
+        dy: ``[T, N]``; xA: ``[T, r]``; t: any stride between rows, all of one type. B: ``[N, r]``, contiguous.
+    """
+    (tokens, size), rank = dy.shape, B.shape[1]
+    ranks = _check(dy, B, rank)
+    assert xA.stride(1) == t.stride(1) == 1
+    pull, tile = PULL.of(dy), OUTPUT.of(dy)
+    tiles = triton.cdiv(tokens, pull.tokens)
+    steps, splits = shares(size, tiles, pull.columns, pull.least, pull.programs)
+    sums = torch.empty(splits, tokens, rank, dtype=torch.float32, device=dy.device)
+    grad_B = torch.empty(size, rank, dtype=dtype, device=dy.device)
+    _output_gradients[(tiles * splits + triton.cdiv(size, tile.columns),)](
+        dy, B, xA, t, grad_B, sums, arrivals(dy.device), tokens, size, rank, dy.stride(0), xA.stride(0), t.stride(0),
+        tiles, splits, steps, scale,
+        WIDEN=_widen(dy), TOKENS=pull.tokens, STEP=pull.columns, ROWS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks,
+        UNROLL=_unroll(ranks), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return grad_B
+
+
+def input_gradients(
+    t: Tensor, x: Tensor, A: Tensor, p: float = 0.0, seed: Tensor | None = None, salt: int = 0
+) -> tuple[Tensor, Tensor]:
+    """``tᵀ drop(x)``, ``[R, K]`` fp32, and ``drop(t A)``, ``[T, K]`` of x's type; the arguments as in `project`.
+
+    Args:
+        t: ``[T, R]`` of x's type, any stride between rows.
+    """
+    (tokens, size), rank = x.shape, t.shape[1]
+    ranks = _check(x, A, rank)
+    assert t.dtype == x.dtype
+    assert t.stride(1) == 1
+    tile = INPUT.of(x)
+    tiles = triton.cdiv(size, tile.columns)
+    steps, splits = shares(tokens, tiles, tile.tokens, tile.least, tile.programs)
+    sums = torch.empty(splits, rank, size, dtype=torch.float32, device=x.device)
+    grad_A = torch.empty(rank, size, dtype=torch.float32, device=x.device)
+    change = torch.empty(tokens, size, dtype=x.dtype, device=x.device)
+    _input_gradients[(tiles, splits)](
+        t, x, A, grad_A, change, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), steps,
+        x if seed is None else seed, salt, threshold(p),
+        DROP=p > 0, WIDEN=_widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, UNROLL=_unroll(ranks),
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return grad_A, change
 
 
 def project_plain(x: Tensor, A: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
@@ -78,42 +123,27 @@ def project_plain(x: Tensor, A: Tensor, keep: Tensor, scale: float = 1.0) -> Ten
     return (scale * ((x * keep).float() @ A.to(x.dtype).float().T)).to(x.dtype)
 
 
-def lora_grad_A_plain(t: Tensor, x: Tensor, keep: Tensor) -> Tensor:  # noqa: N802
-    """The plain twin of `lora_grad_A`."""
-    return t.float().T @ (x * keep).float()
+def output_gradients_plain(dy: Tensor, B: Tensor, xA: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The plain twin of `output_gradients`: dB in fp32, and t."""
+    return dy.float().T @ xA.float(), (scale * (dy.float() @ B.float())).to(dy.dtype)
 
 
-def spread_plain(t: Tensor, A: Tensor, keep: Tensor) -> Tensor:
-    """The plain twin of `spread`."""
-    return (keep * (t.float() @ A.to(t.dtype).float())).to(t.dtype)
-
-
-def _reduce(sums: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """``scale`` times the sum over the first dimension of ``[S, *, *]``, always in the same order."""
-    out = torch.empty(sums.shape[1:], dtype=dtype, device=sums.device)
-    _reduced[(triton.cdiv(out.numel(), 1024),)](
-        sums, out, scale, out.numel(), sums.shape[0], BLOCK=1024, num_warps=4, enable_fp_fusion=True
-    )
-    return out
+def input_gradients_plain(t: Tensor, x: Tensor, A: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The plain twin of `input_gradients`."""
+    return t.float().T @ (x * keep).float(), (keep * (t.float() @ A.to(t.dtype).float())).to(t.dtype)
 
 
 def _check(x: Tensor, thin: Tensor, rank: int) -> int:
-    """The padded rank, R's power of two."""
+    """The padded rank, a power of two."""
     assert rank <= 128
-    assert x.stride(1) == thin.stride(1) == 1
+    assert x.stride(1) == 1
+    assert thin.is_contiguous()
     return max(16, triton.next_power_of_2(rank))
 
 
-def _split(length: int, tiles: int, step: int, least: int) -> tuple[int, int]:
-    """Steps of a sum over ``length`` that one program takes, and how many programs then share the sum."""
-    splits = max(1, min(PROGRAMS // max(1, tiles), length // least))
-    steps = max(1, triton.cdiv(length, splits * step))
-    return steps, max(1, triton.cdiv(length, steps * step))
-
-
-def _warps(x: Tensor) -> int:
-    """fp32 is multiplied outside the matrix units and needs twice the registers, hence twice the threads."""
-    return 4 if x.element_size() == 2 else 8
+def _unroll(ranks: int) -> int:
+    """Shares read at once: as many as registers hold."""
+    return 8 if ranks <= 32 else 2
 
 
 def _widen(x: Tensor) -> bool:
@@ -121,19 +151,20 @@ def _widen(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-@triton.jit(do_not_specialize=["tokens", "steps", "salt", "threshold"])
+@triton.jit(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
 def _project(
-    x, A, sums, tokens, size, rank, x_stride, steps, seed, salt, threshold,
+    x, A, sums, out, arrivals, tokens, size, rank, x_stride, steps, scale, seed, salt, threshold,
     DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    first = tl.program_id(1) * steps
+    share, splits = tl.program_id(1), tl.num_programs(1)
     r = tl.arange(0, RANKS)
     line = row.to(tl.int64)[:, None]
     if DROP:
         key = tl.load(seed)
     total = tl.zeros([TOKENS, RANKS], dtype=tl.float32)
-    for step in range(first, tl.minimum(first + steps, tl.cdiv(size, COLUMNS))):
+    for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(size, COLUMNS))):
         column = step * COLUMNS + tl.arange(0, COLUMNS)
         values = tl.load(x + line * x_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
         if DROP:
@@ -145,65 +176,120 @@ def _project(
         if WIDEN:
             values, factor = values.to(tl.float32), factor.to(tl.float32)
         total = tl.dot(values, factor, total, input_precision="ieee")
-    out = sums + (tl.program_id(1).to(tl.int64) * tokens + line) * rank + r[None, :]
-    tl.store(out, total.to(sums.dtype.element_ty), (row < tokens)[:, None] & (r < rank)[None, :])
+    slot = line * rank + r[None, :]
+    here = (row < tokens)[:, None] & (r < rank)[None, :]
+    if splits > 1:
+        tl.store(sums + share.to(tl.int64) * tokens * rank + slot, total, here)
+        if last_to_arrive(arrivals + tl.program_id(0), splits):
+            total = sum_shares(sums, slot, here, splits, tokens * rank, UNROLL)
+            tl.store(out + slot, (scale * total).to(out.dtype.element_ty), here)
+    else:
+        tl.store(out + slot, (scale * total).to(out.dtype.element_ty), here)
+
+
+@triton.jit(do_not_specialize=["tokens", "tiles", "splits", "steps", "scale"])
+def _output_gradients(
+    dy, B, xA, t, grad_B, sums, arrivals, tokens, size, rank, dy_stride, xA_stride, t_stride, tiles, splits, steps, scale,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    RANKS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The first programs make t, block by block of tokens, the others dB, block by block of columns: one wants all columns of
+    a token, the other all tokens of a column, and side by side they fill the GPU."""
+    program = tl.program_id(0)
+    if program < tiles * splits:
+        _pull(
+            dy, B, t, sums, arrivals, tokens, size, rank, dy_stride, t_stride, program // splits, program % splits, splits,
+            steps, scale, WIDEN, TOKENS, STEP, RANKS, UNROLL,
+        )  # fmt: skip
+    else:
+        _gradient_B(
+            dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, program - tiles * splits, WIDEN, ROWS, COLUMNS, RANKS
+        )
+
+
+@triton.jit
+def _pull(
+    dy, B, t, sums, arrivals, tokens, size, rank, dy_stride, t_stride, tile, share, splits, steps, scale,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    row = tile * TOKENS + tl.arange(0, TOKENS)
+    r = tl.arange(0, RANKS)
+    line = row.to(tl.int64)[:, None]
+    here = (row < tokens)[:, None] & (r < rank)[None, :]
+    total = tl.zeros([TOKENS, RANKS], dtype=tl.float32)
+    for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(size, COLUMNS))):
+        column = step * COLUMNS + tl.arange(0, COLUMNS)
+        slope = tl.load(dy + line * dy_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
+        factor = tl.load(B + column[:, None] * rank + r[None, :], (column < size)[:, None] & (r < rank)[None, :], 0.0)
+        if WIDEN:
+            slope, factor = slope.to(tl.float32), factor.to(tl.float32)
+        total = tl.dot(slope, factor, total, input_precision="ieee")
+    out = t + line * t_stride + r[None, :]
+    if splits > 1:
+        slot = line * rank + r[None, :]
+        tl.store(sums + share.to(tl.int64) * tokens * rank + slot, total, here)
+        if last_to_arrive(arrivals + tile, splits):
+            total = sum_shares(sums, slot, here, splits, tokens * rank, UNROLL)
+            tl.store(out, (scale * total).to(t.dtype.element_ty), here)
+    else:
+        tl.store(out, (scale * total).to(t.dtype.element_ty), here)
+
+
+@triton.jit
+def _gradient_B(
+    dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, tile,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    column = tile * COLUMNS + tl.arange(0, COLUMNS)
+    r = tl.arange(0, RANKS)
+    total = tl.zeros([COLUMNS, RANKS], dtype=tl.float32)
+    for step in range(0, tl.cdiv(tokens, TOKENS)):
+        row = step * TOKENS + tl.arange(0, TOKENS)
+        line = row.to(tl.int64)[:, None]
+        slope = tl.load(dy + line * dy_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
+        part = tl.load(xA + line * xA_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
+        if WIDEN:
+            slope, part = slope.to(tl.float32), part.to(tl.float32)
+        total = tl.dot(tl.trans(slope), part, total, input_precision="ieee")
+    cell = column[:, None] * rank + r[None, :]
+    tl.store(grad_B + cell, total.to(grad_B.dtype.element_ty), (column < size)[:, None] & (r < rank)[None, :])
 
 
 @triton.jit(do_not_specialize=["tokens", "steps", "salt", "threshold"])
-def _gradient(
-    t, x, sums, tokens, size, rank, t_stride, x_stride, steps, seed, salt, threshold,
+def _input_gradients(
+    t, x, A, grad_A, change, sums, arrivals, tokens, size, rank, t_stride, x_stride, steps, seed, salt, threshold,
     DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    first = tl.program_id(1) * steps
+    share, splits = tl.program_id(1), tl.num_programs(1)
     r = tl.arange(0, RANKS)
+    cell = r[:, None] * size + column[None, :]
+    inside = (r < rank)[:, None] & (column < size)[None, :]
+    factor = tl.load(A + cell, inside, 0.0).to(x.dtype.element_ty)
+    if WIDEN:
+        factor = factor.to(tl.float32)
     if DROP:
         key = tl.load(seed)
         group = tl.program_id(0) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
     total = tl.zeros([RANKS, COLUMNS], dtype=tl.float32)
-    for step in range(first, tl.minimum(first + steps, tl.cdiv(tokens, TOKENS))):
+    for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(tokens, TOKENS))):
         row = step * TOKENS + tl.arange(0, TOKENS)
-        line = row.to(tl.int64)
-        values = tl.load(x + line[:, None] * x_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
-        if DROP:
-            keep = keep_tile(key, salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
-            values = tl.where(keep, values, 0.0)
-        slope = tl.load(t + line[None, :] * t_stride + r[:, None], (row < tokens)[None, :] & (r < rank)[:, None], 0.0)
+        line = row.to(tl.int64)[:, None]
+        here = (row < tokens)[:, None] & (column < size)[None, :]
+        values = tl.load(x + line * x_stride + column[None, :], here, 0.0)
+        slope = tl.load(t + line * t_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
         if WIDEN:
             values, slope = values.to(tl.float32), slope.to(tl.float32)
-        total = tl.dot(slope, values, total, input_precision="ieee")
-    out = sums + (tl.program_id(1) * rank + r[:, None]).to(tl.int64) * size + column[None, :]
-    tl.store(out, total, (r < rank)[:, None] & (column < size)[None, :])
-
-
-@triton.jit(do_not_specialize=["tokens", "salt", "threshold"])
-def _spread(
-    out, t, A, tokens, size, rank, t_stride, seed, salt, threshold,
-    DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    r = tl.arange(0, RANKS)
-    line = row.to(tl.int64)[:, None]
-    slope = tl.load(t + line * t_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
-    factor = tl.load(A + r[:, None] * size + column[None, :], (r < rank)[:, None] & (column < size)[None, :], 0.0)
-    factor = factor.to(slope.dtype)
-    if WIDEN:
-        slope, factor = slope.to(tl.float32), factor.to(tl.float32)
-    change = tl.dot(slope, factor, input_precision="ieee")
-    if DROP:
-        group = tl.program_id(1) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
-        keep = keep_tile(tl.load(seed), salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
-        change = tl.where(keep, change, 0.0)
-    here = (row < tokens)[:, None] & (column < size)[None, :]
-    tl.store(out + line * size + column[None, :], change.to(out.dtype.element_ty), here)
-
-
-@triton.jit(do_not_specialize=["count", "splits", "scale"])
-def _reduced(sums, out, scale, count, splits, BLOCK: tl.constexpr):
-    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    here = slot < count
-    total = tl.zeros([BLOCK], dtype=tl.float32)
-    for split in range(splits):
-        total += tl.load(sums + split * count + slot, here, 0.0)
-    tl.store(out + slot, (scale * total).to(out.dtype.element_ty), here)
+        spread = tl.dot(slope, factor, input_precision="ieee")
+        if DROP:
+            keep = keep_tile(key, salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
+            values, spread = tl.where(keep, values, 0.0), tl.where(keep, spread, 0.0)
+        total = tl.dot(tl.trans(slope), values, total, input_precision="ieee")
+        tl.store(change + line * size + column[None, :], spread.to(change.dtype.element_ty), here)
+    if splits > 1:
+        tl.store(sums + (share * rank).to(tl.int64) * size + cell, total, inside)
+        if last_to_arrive(arrivals + tl.program_id(0), splits):
+            tl.store(grad_A + cell, sum_shares(sums, cell, inside, splits, rank * size, UNROLL), inside)
+    else:
+        tl.store(grad_A + cell, total, inside)

@@ -10,53 +10,42 @@ import triton.language as tl
 from torch import Tensor
 
 
-def rms_norm_forward(x: Tensor, weight: Tensor, eps: float, offset: float) -> tuple[Tensor, Tensor]:
-    """y ``[T, H]`` of x's type and rstd ``[T]`` fp32.
+def rms_norm_forward(
+    x: Tensor, weight: Tensor, eps: float, offset: float, added: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y ``[T, H]`` of x's type, rstd ``[T]`` fp32, and what was normalised: x, or ``x + added`` of x's type.
 
     Args:
-        x: ``[T, H]``, any stride between rows. weight: ``[H]``, of any floating type. offset: added to the weight.
+        x, added: ``[T, H]``, any stride between rows. weight: ``[H]``, of any floating type. offset: added to the weight.
     """
     assert x.stride(1) == 1
+    assert added is None or (added.shape == x.shape and added.stride(1) == 1)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    total = x if added is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rstd = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    other = x if added is None else added
     grid, rows, width, warps = _launch(x)
     _forward[grid](
-        x,
-        weight,
-        y,
-        rstd,
-        *x.shape,
-        x.stride(0),
-        float(eps),
-        float(offset),
-        ROWS=rows,
-        WIDTH=width,
-        num_warps=warps,
-        enable_fp_fusion=True,
-    )
-    return y, rstd
+        x, other, weight, total, y, rstd, *x.shape, x.stride(0), other.stride(0), float(eps), float(offset),
+        ADD=added is not None, ROWS=rows, WIDTH=width, num_warps=warps, enable_fp_fusion=True,
+    )  # fmt: skip
+    return y, rstd, total
 
 
-def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float) -> Tensor:
-    """dx ``[T, H]`` of x's type from dy ``[T, H]`` (any stride between rows), and what forward was given and gave."""
+def rms_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, beside: Tensor | None = None
+) -> Tensor:
+    """dx ``[T, H]`` of x's type from dy ``[T, H]`` and what forward was given and gave; ``beside``, the gradient ``[T, H]`` of
+    x where it goes past the norm, is added. Any stride between rows."""
     assert x.stride(1) == dy.stride(1) == 1
+    assert beside is None or (beside.shape == x.shape and beside.stride(1) == 1)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    other = dy if beside is None else beside
     grid, rows, width, warps = _launch(x)
     _backward[grid](
-        dy,
-        x,
-        weight,
-        rstd,
-        dx,
-        *x.shape,
-        dy.stride(0),
-        x.stride(0),
-        float(offset),
-        ROWS=rows,
-        WIDTH=width,
-        num_warps=warps,
-        enable_fp_fusion=True,
-    )
+        dy, other, x, weight, rstd, dx, *x.shape, dy.stride(0), other.stride(0), x.stride(0), float(offset),
+        ADD=beside is not None, ROWS=rows, WIDTH=width, num_warps=warps, enable_fp_fusion=True,
+    )  # fmt: skip
     return dx
 
 
@@ -82,11 +71,19 @@ def _launch(x: Tensor) -> tuple[tuple[int], int, int, int]:
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _forward(x, weight, y, rstd, rows, size, x_stride, eps, offset, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _forward(
+    x, added, weight, total, y, rstd, rows, size, x_stride, added_stride, eps, offset,
+    ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     here = (row < rows)[:, None] & (column < size)[None, :]
-    values = tl.load(x + row[:, None] * x_stride + column[None, :], here, 0.0).to(tl.float32)
+    values = tl.load(x + row[:, None] * x_stride + column[None, :], here, 0.0)
+    if ADD:
+        more = tl.load(added + row[:, None] * added_stride + column[None, :], here, 0.0)
+        values = (values.to(tl.float32) + more.to(tl.float32)).to(y.dtype.element_ty)
+        tl.store(total + row[:, None] * size + column[None, :], values, here)
+    values = values.to(tl.float32)
     scale = tl.rsqrt(tl.sum(values * values, axis=1) / size + eps)
     tl.store(rstd + row, scale, row < rows)
     factor = tl.load(weight + column, column < size, 0.0).to(tl.float32) + offset
@@ -96,7 +93,8 @@ def _forward(x, weight, y, rstd, rows, size, x_stride, eps, offset, ROWS: tl.con
 
 @triton.jit(do_not_specialize=["rows"])
 def _backward(
-    dy, x, weight, rstd, dx, rows, size, dy_stride, x_stride, offset, ROWS: tl.constexpr, WIDTH: tl.constexpr
+    dy, beside, x, weight, rstd, dx, rows, size, dy_stride, beside_stride, x_stride, offset,
+    ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
@@ -107,4 +105,6 @@ def _backward(
     scaled = tl.load(dy + row[:, None] * dy_stride + column[None, :], here, 0.0).to(tl.float32) * factor[None, :]
     inner = tl.sum(scaled * normed, axis=1) / size
     gradient = (scaled - normed * inner[:, None]) * scale
+    if ADD:
+        gradient += tl.load(beside + row[:, None] * beside_stride + column[None, :], here, 0.0).to(tl.float32)
     tl.store(dx + row[:, None] * size + column[None, :], gradient.to(dx.dtype.element_ty), here)
