@@ -292,6 +292,7 @@ def tunesmith(folder: Path, **settings: Any) -> dict[str, Any]:
 def _tunesmith_job(folder: Path, settings: dict[str, Any]) -> tuple[Any, str]:
     """The job, and a digest of the packed rows."""
     from benchmarks.token_job import token_job
+
     from tunesmith.data.packing import plan_rows
     from tunesmith.data.render import Example
     from tunesmith.recipe import Recipe

@@ -62,6 +62,7 @@ def main() -> None:
 def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any]) -> dict[str, Any]:
     """Predicted and measured peak of one setting."""
     from benchmarks.token_job import token_job
+
     from tunesmith.data.render import Example
     from tunesmith.job import load_job
     from tunesmith.recipe import Recipe
@@ -90,7 +91,8 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
     )
     return {
         "shape": name, "length": length, "rows": batch, "way": str(predicted.way), "path": loaded.path,
-        "linears": loaded.linears, "predicted": predicted.bytes, "parts": vars(predicted.memory), "measured": measured, "error": round(error, 4),
+        "linears": loaded.linears, "predicted": predicted.bytes,
+        "parts": vars(predicted.memory), "measured": measured, "error": round(error, 4),
         "ms_per_step": round(1e3 * reports[-1].seconds, 1),
     }  # fmt: skip
 

@@ -89,7 +89,10 @@ def test_every_family_takes_the_fast_path(family):
     assert said.endswith("4 of 4 blocks"), "two layers of an attention and an MLP, all taken over"
 
 
-@pytest.mark.parametrize(("family", "layers"), [("llama", 2), ("qwen3", 2), ("phi3", 2), ("olmo2", 0), ("gemma2", 0), ("granite", 0)])
+PLAIN_STREAM = {"llama": 2, "qwen3": 2, "phi3": 2, "olmo2": 0, "gemma2": 0, "granite": 0}
+
+
+@pytest.mark.parametrize(("family", "layers"), PLAIN_STREAM.items())
 def test_layers_are_switched_where_the_residual_stream_is_added_plainly(family, layers):
     _, model = build(family)
     assert f" {layers} layers," in speed_up(model, torch.float64, keep=True)

@@ -6,7 +6,6 @@ after a block instead of before it, or do anything else, keep their own.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tunesmith.base.norm import LeanRMSNorm

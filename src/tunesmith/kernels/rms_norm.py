@@ -18,9 +18,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     return _RMSNorm.apply(x, None, weight, eps, offset)[1]
 
 
-def residual_rms_norm(
-    x: Tensor, added: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def residual_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     """``x + added`` and its `rms_norm`, ``[*, H]`` each; x itself where nothing is added. The first is the residual stream
     to go on with: the gradients of both then meet inside the norm's backward."""
     return _RMSNorm.apply(x, added, weight, eps, offset)
@@ -35,9 +33,7 @@ def rms_norm_plain(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, offset: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, offset: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.offset, ctx.adds = offset, added is not None
         if x.is_cuda:

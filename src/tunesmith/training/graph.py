@@ -28,9 +28,23 @@ ROOM = 0.03
 """Share by which a captured pass has more tokens than the pack it was captured for, so that packs like it fit."""
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Of an update: step, trained tokens, and where its rows come from."""
+
+    step: int
+    trained: int
+    where: list[str]
+
+
 class GraphUpdate:
-    """As `update.EagerUpdate`, on a GPU. The first update, and the first pack of each size, run eagerly: they compile
-    kernels and find every tensor that has no gradient. ``eager_reason`` says why nothing is captured, if so."""
+    """As `update.EagerUpdate`, on a GPU, where the next window's gradient is queued while one waits for a result.
+
+    The first update, and the first pack of each size, run eagerly: they compile kernels and find every tensor that has no
+    gradient. ``eager_reason`` says why nothing is captured, if so.
+    """
+
+    overlaps = True
 
     def __init__(
         self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, compute: torch.dtype
@@ -41,7 +55,9 @@ class GraphUpdate:
         self.stream = torch.cuda.Stream(self.device)
         self.pool = torch.cuda.graph_pool_handle()
         self.seed = start_seed(self.device, recipe.seed)
-        self.result = torch.zeros(2, device=self.device)  # sum of losses, norm of the gradient
+        self.sums = torch.zeros(2, device=self.device)  # sum of losses, norm of the gradient
+        self.report = torch.zeros(2, device=self.device)  # the same of the update finished last
+        self.answer, self.answered = torch.zeros(2, pin_memory=True), torch.cuda.Event()
         self.inverse = torch.zeros((), device=self.device)  # 1 / trained tokens of the window
         self.captured: list[_Captured] = []
         self.eager_reason: str | None = None
@@ -49,9 +65,10 @@ class GraphUpdate:
         self.captured_finish: torch.cuda.CUDAGraph | None = None
         self.finishes = 0
 
-    def __call__(self, packs: Sequence[Pack], rate: float, step: int) -> tuple[float, float]:
-        """As `EagerUpdate`; a loss or gradient that is not finite is found on the device, which then makes no update."""
+    def begin(self, packs: Sequence[Pack], step: int) -> None:
+        """Queue the gradient of the window of update ``step`` (1-based); the parameters stay as they are."""
         trained = sum(len(pack.targets) for pack in packs)
+        self.begun = _Window(step, trained, [where for pack in packs for where in pack.where])
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             self.inverse.fill_(1 / trained)
@@ -59,13 +76,29 @@ class GraphUpdate:
                 self._accumulate(pack)
             if step == 1:
                 self._start()
+
+    def finish(self, rate: float) -> None:
+        """Queue the update whose gradient is there, at this learning rate. A loss or gradient that is not finite is found on
+        the device, which then makes none."""
+        self.finishing = self.begun
+        with torch.cuda.stream(self.stream):
             self.rate.fill_(rate)
             self._finish()
-            loss, norm = self.result.tolist()
-            self.result.zero_()
-        guard.check_loss(loss, step, [where for pack in packs for where in pack.where])
-        guard.check_norm(norm, step)
-        return loss / trained, norm
+            self.answer.copy_(self.report, non_blocking=True)
+            self.answered.record(self.stream)
+
+    def result(self) -> tuple[float, float]:
+        """Wait for the update finished last: its window's mean loss, and the norm of its gradient.
+
+        Raises:
+            TrainingError: one of them is not finite; the update was not made.
+        """
+        self.answered.synchronize()
+        torch.cuda.current_stream(self.device).wait_event(self.answered)
+        loss, norm = self.answer.tolist()
+        guard.check_loss(loss, self.finishing.step, self.finishing.where)
+        guard.check_norm(norm, self.finishing.step)
+        return loss / self.finishing.trained, norm
 
     def _start(self) -> None:
         guard.check_gradients(self.parameters, 1)
@@ -91,7 +124,7 @@ class GraphUpdate:
             (loss * self.inverse).backward()
         if self.flat is not None:
             self.flat.gather()
-        self.result[0].add_(loss.detach())
+        self.sums[0].add_(loss.detach())
 
     def _capture(self, pack: Pack) -> None:
         """Add the gradient of the first pack of its kind, eagerly, which compiles what it needs; then capture that for the
@@ -117,10 +150,9 @@ class GraphUpdate:
         if self.recipe.optim != "adamw_torch":  # bitsandbytes' optimizers count steps on the host
             self.optimizer.param_groups[0]["lr"] = float(self.rate)
             self._clip()
-            if math.isfinite(float(self.result.sum())):
+            if math.isfinite(float(self.sums.sum())):
                 self.optimizer.step()
-            self.flat.grad.zero_()
-            self.flat.refresh()
+            self._clear()
         elif self.captured_finish is not None:
             self.captured_finish.replay()
         elif self.finishes <= 2 or self.eager_reason is not None:
@@ -135,7 +167,7 @@ class GraphUpdate:
     def _clip(self) -> None:
         assert self.flat is not None
         norm = torch.linalg.vector_norm(self.flat.grad)
-        self.result[1].copy_(norm)
+        self.sums[1].copy_(norm)
         if self.max_norm < math.inf:
             self.flat.grad.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1))
 
@@ -144,8 +176,15 @@ class GraphUpdate:
         self._clip()
         self.optimizer.param_groups[0]["lr"] = self.rate
         # torch's fused optimizers leave everything as it is where this is 1
-        self.optimizer.found_inf = torch.isfinite(self.result.sum()).logical_not().float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = torch.isfinite(self.sums.sum()).logical_not().float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Hand the sums over, and make ready for the next window."""
+        assert self.flat is not None
+        self.report.copy_(self.sums)
+        self.sums.zero_()
         self.flat.grad.zero_()
         self.flat.refresh()
 

@@ -26,8 +26,8 @@ Window = tuple[float, list[Pack]]
 @dataclass(frozen=True)
 class StepReport:
     """One update. step: 1-based, of total. epoch: passes done, fractional. loss: mean over trained tokens. lr: its
-    learning rate. grad_norm: before clipping. tokens: of the rows it read. trained: tokens predicted. seconds: it took.
-    eval_loss: mean over the held-out trained tokens, where an evaluation followed."""
+    learning rate. grad_norm: before clipping. tokens: of the rows it read. trained: tokens predicted. seconds: since the one
+    before, evaluations aside. eval_loss: mean over the held-out trained tokens, where an evaluation followed."""
 
     step: int
     total: int
@@ -63,17 +63,36 @@ def train(
     warmup = recipe.warmup_steps or math.ceil(recipe.warmup_ratio * total)
     every = recipe.eval_steps or loader.updates_per_epoch
     model.train()
+    begun = False
+    start = time.perf_counter()
     try:
-        for step, (epoch, packs) in enumerate(_ahead(_windows(loader, total)), 1):
-            start = time.perf_counter()
+        for step, ((epoch, packs), following) in enumerate(_with_next(_ahead(_windows(loader, total))), 1):
             rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
-            loss, norm = update(packs, rate, step)
+            if not begun:
+                update.begin(packs, step)
+            update.finish(rate)
+            evaluates = bool(eval_packs) and (step % every == 0 or step == total)
+            begun = following is not None and update.overlaps and not evaluates
+            if following is not None and begun:
+                # The device goes on while the host reads and reports; the parameters wait for the next finish.
+                update.begin(following[1], step + 1)
+            loss, norm = update.result()
             seconds = time.perf_counter() - start
-            held_out = evaluate(model, loss_of, eval_packs) if eval_packs and (step % every == 0 or step == total) else None
+            held_out = evaluate(model, loss_of, eval_packs) if evaluates else None
+            start = time.perf_counter()
             tokens, trained = sum(pack.tokens for pack in packs), sum(len(pack.targets) for pack in packs)
             yield StepReport(step, total, epoch, loss, rate, norm, tokens, trained, seconds, held_out)
     finally:
         update.close()
+
+
+def _with_next(windows: Iterator[Window]) -> Iterator[tuple[Window, Window | None]]:
+    """Each window and the one after it."""
+    window = next(windows, None)
+    while window is not None:
+        following = next(windows, None)
+        yield window, following
+        window = following
 
 
 def make_update(

@@ -15,11 +15,14 @@ from tunesmith.training.step import PackLoss
 
 
 class EagerUpdate:
-    """The plain way, operation by operation. Its twin on a GPU is `graph.GraphUpdate`.
+    """The plain way, operation by operation. Its twin on a GPU is `graph.GraphUpdate`. ``overlaps``: whether a window's
+    gradient may be begun before the result of the update before it is asked for, because it would only be queued.
 
     The loss is summed over trained tokens and divided once by their count in the whole window, so that the split of a
     window into micro-batches does not change the update.
     """
+
+    overlaps = False
 
     def __init__(self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float) -> None:
         self.loss_of, self.parameters = loss_of, parameters
@@ -28,11 +31,11 @@ class EagerUpdate:
         self.optimizer = make_optimizer(parameters.values(), recipe, peak, self.device)
         self.seed = start_seed(self.device, recipe.seed)
 
-    def __call__(self, packs: Sequence[Pack], rate: float, step: int) -> tuple[float, float]:
-        """Make update ``step`` (1-based) at this learning rate; returns the window's mean loss and the gradient's norm.
+    def begin(self, packs: Sequence[Pack], step: int) -> None:
+        """The gradient of the window of update ``step`` (1-based); the parameters stay as they are.
 
         Raises:
-            TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient.
+            TrainingError: the loss is not finite, or an adapter tensor has no gradient.
         """
         trained = sum(len(pack.targets) for pack in packs)
         total = 0.0
@@ -46,13 +49,24 @@ class EagerUpdate:
             total += value
         if step == 1:
             guard.check_gradients(self.parameters, step)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm))
-        guard.check_norm(norm, step)
+        self.step, self.loss = step, total / trained
+
+    def finish(self, rate: float) -> None:
+        """Make the update whose gradient is there, at this learning rate.
+
+        Raises:
+            TrainingError: the gradient is not finite (before the update).
+        """
+        self.norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm))
+        guard.check_norm(self.norm, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total / trained, norm
+
+    def result(self) -> tuple[float, float]:
+        """The window's mean loss and the norm of its gradient, of the update made last."""
+        return self.loss, self.norm
 
     def close(self) -> None:
         """Nothing is held beyond the updates."""

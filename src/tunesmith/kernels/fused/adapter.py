@@ -21,7 +21,6 @@ from tunesmith.kernels.fused.dropout import keep_tile, threshold
 from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
 
 
-
 @dataclass(frozen=True)
 class Tile:
     """What a program works on at a time, tokens × columns, with so many warps and stages of loading; programs: as many share
@@ -202,9 +201,7 @@ def _output_gradients(
             steps, scale, WIDEN, TOKENS, STEP, RANKS, UNROLL,
         )  # fmt: skip
     else:
-        _gradient_B(
-            dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, program - tiles * splits, WIDEN, ROWS, COLUMNS, RANKS
-        )
+        _gradient_b(dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, program - tiles * splits, WIDEN, ROWS, COLUMNS, RANKS)
 
 
 @triton.jit
@@ -236,7 +233,7 @@ def _pull(
 
 
 @triton.jit
-def _gradient_B(
+def _gradient_b(
     dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, tile,
     WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip

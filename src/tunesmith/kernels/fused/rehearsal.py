@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -64,26 +65,26 @@ def _tasks(widths: Widths, segments: Sequence[Segments], device: torch.device) -
         return torch.zeros(shape, dtype=dtype, device=device)
 
     for each in segments:
-        yield lambda each=each: _attention(widths, each, rows)
+        yield partial(_attention, widths, each, rows)
     drawn = (0.5, torch.zeros(1, dtype=torch.int64, device=device), 1) if widths.dropout else ()
     x, dy = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
         t, A = rows(ROWS, members * widths.rank), rows(members * widths.rank, widths.hidden)
-        yield lambda t=t, A=A: adapter.input_gradients(t, x, A, *drawn)
-        yield lambda A=A: adapter.project(x, A, 0.5, *drawn)
+        yield partial(adapter.input_gradients, t, x, A, *drawn)
+        yield partial(adapter.project, x, A, 0.5, *drawn)
     B, xA = rows(widths.hidden, widths.rank), rows(ROWS, widths.rank)
-    yield lambda: adapter.output_gradients(dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
+    yield partial(adapter.output_gradients, dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=device)
-    yield lambda: cross_entropy.softmax_gradient(logits, targets, 0.0, 1.0, True)
+    yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, True)
     weight, rstd = rows(widths.hidden), rows(ROWS, dtype=torch.float32)
     for other in (x, None):  # with the residual stream beside it and without
-        yield lambda other=other: rms_norm.rms_norm_backward(dy, x, weight, rstd, 0.0, other)
-        yield lambda other=other: rms_norm.rms_norm_forward(x, weight, 1e-5, 0.0, other)
+        yield partial(rms_norm.rms_norm_backward, dy, x, weight, rstd, 0.0, other)
+        yield partial(rms_norm.rms_norm_forward, x, weight, 1e-5, 0.0, other)
     gate, up = split_columns(rows(ROWS, 2 * widths.inner), [widths.inner] * 2)
-    yield lambda: gated.gated_backward(rows(ROWS, widths.inner), gate, up, "silu")
-    yield lambda: gated.gated_forward(gate, up, "silu")
+    yield partial(gated.gated_backward, rows(ROWS, widths.inner), gate, up, "silu")
+    yield partial(gated.gated_forward, gate, up, "silu")
     if widths.quantised:
-        yield lambda: _dequantise(widths, device)
+        yield partial(_dequantise, widths, device)
 
 
 def _attention(widths: Widths, segments: Segments, rows: Callable[..., Tensor]) -> None:

@@ -32,9 +32,7 @@ def rms_norm_forward(
     return y, rstd, total
 
 
-def rms_norm_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, beside: Tensor | None = None
-) -> Tensor:
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, beside: Tensor | None = None) -> Tensor:
     """dx ``[T, H]`` of x's type from dy ``[T, H]`` and what forward was given and gave; ``beside``, the gradient ``[T, H]`` of
     x where it goes past the norm, is added. Any stride between rows."""
     assert x.stride(1) == dy.stride(1) == 1
