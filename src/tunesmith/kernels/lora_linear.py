@@ -93,7 +93,7 @@ class _LoraLinear(torch.autograd.Function):
         y = x.new_empty(x.shape[0], sum(b.shape[0] for b in B))
         outputs = y.split([b.shape[0] for b in B], dim=1)
         for out, part, b in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B):
-            torch.mm(part, b.T, out=out)
+            side.expand(part, b, out)
         if bias is not None:
             y.add_(bias)
         start = 0

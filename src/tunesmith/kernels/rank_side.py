@@ -1,6 +1,7 @@
 """The rank side of a LoRA linear with dropout inside: the thin products, and one mask behind them.
 
     xA = s drop(x) Aᵀ        [T, R]
+    y  = xA Bᵀ + x Ŵᵀ        [T, n]     of one member, the first term
     t  = s dy B              [T, r]     of one member
     dB = dyᵀ xA              [N, r]     of one member
     dA = tᵀ drop(x)          [R, K]
@@ -28,6 +29,10 @@ class RankSide(ABC):
     @abstractmethod
     def project(self, x: Tensor, A: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """What `gradient_A` needs of x ``[T, K]``, and ``s drop(x) Aᵀ`` ``[T, R]``."""
+
+    def expand(self, xA: Tensor, B: Tensor, out: Tensor) -> None:
+        """``xA Bᵀ`` into out ``[T, n]``, from xA ``[T, r]`` and B ``[n, r]``."""
+        torch.mm(xA, B.T, out=out)
 
     @abstractmethod
     def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -107,19 +112,24 @@ class _FusedCounter(_Counter):
     """The same mask, inside the products."""
 
     def project(self, x: Tensor, A: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        from tunesmith.kernels.fused import adapter
+        from tunesmith.kernels.fused import input_side
 
-        return x, adapter.project(x, A, scale, self.p, self.seed, self.salt)
+        return x, input_side.project(x, A, scale, self.p, self.seed, self.salt)
+
+    def expand(self, xA: Tensor, B: Tensor, out: Tensor) -> None:
+        from tunesmith.kernels.fused import output_side
+
+        output_side.expand(xA, B, out)
 
     def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
-        from tunesmith.kernels.fused import adapter
+        from tunesmith.kernels.fused import output_side
 
         if dy.stride(1) != 1:
             return super().output_gradients(dy, B, xA, scale, t, dtype)
-        return adapter.output_gradients(dy, B, xA, scale, t, dtype)
+        return output_side.output_gradients(dy, B, xA, scale, t, dtype)
 
     def input_gradients(self, t: Tensor, kept: Tensor, A: Tensor, needed: bool) -> tuple[Tensor, Tensor | None]:
-        from tunesmith.kernels.fused import adapter
+        from tunesmith.kernels.fused import input_side
 
-        grad_A, change = adapter.input_gradients(t, kept, A, self.p, self.seed, self.salt)
+        grad_A, change = input_side.input_gradients(t, kept, A, self.p, self.seed, self.salt)
         return grad_A, change if needed else None

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-adapter = pytest.importorskip("tunesmith.kernels.fused.adapter", reason="needs triton")
 dropout = pytest.importorskip("tunesmith.kernels.fused.dropout", reason="needs triton")
+input_side = pytest.importorskip("tunesmith.kernels.fused.input_side", reason="needs triton")
+output_side = pytest.importorskip("tunesmith.kernels.fused.output_side", reason="needs triton")
 split_sum = pytest.importorskip("tunesmith.kernels.fused.split_sum", reason="needs triton")
 
 SHAPES = [(7, 100, 8), (1, 16, 1), (70, 101, 24), (3, 300, 128), (0, 16, 4)]  # T, K, R
@@ -30,22 +31,26 @@ def _agree_on_inputs(agree, shape, device, dtype, p):
     """Both products that read x, against their plain twins."""
     x, t, A = _inputs(shape, device, dtype)
     keep = _keep(shape, p, device)
-    projected = adapter.project(x, A, 0.5, *_drawn(p, device))
+    projected = input_side.project(x, A, 0.5, *_drawn(p, device))
     assert projected.dtype == dtype
-    agree(projected, adapter.project_plain(x, A, keep, 0.5))
-    grad_A, change = adapter.input_gradients(t, x, A, *_drawn(p, device))
+    agree(projected, input_side.project_plain(x, A, keep, 0.5))
+    grad_A, change = input_side.input_gradients(t, x, A, *_drawn(p, device))
     assert grad_A.dtype == torch.float32
-    for mine, plain in zip((grad_A, change), adapter.input_gradients_plain(t, x, A, keep)):
+    for mine, plain in zip((grad_A, change), input_side.input_gradients_plain(t, x, A, keep)):
         agree(mine, plain)
 
 
 def _agree_on_outputs(agree, shape, device, dtype):
-    """Both products that read dy ``[T, N]``, its columns and the thin ones' being parts of wider matrices."""
+    """The products of the output's side ``[T, N]``, its columns and the thin ones' being parts of wider matrices."""
     tokens, size, rank = shape
     dy, xA, _ = _inputs(shape, device, dtype)
     B, t = torch.randn(size, rank, device=device).to(dtype), torch.full((tokens, rank + 3), 7.0, device=device, dtype=dtype)
-    grad_B = adapter.output_gradients(dy, B, xA, 0.5, t[:, 3:], torch.float32)
-    expected_B, expected_t = adapter.output_gradients_plain(dy, B, xA, 0.5)
+    grad_B = output_side.output_gradients(dy, B, xA, 0.5, t[:, 3:], torch.float32)
+    out = torch.full((tokens, size + 3), 7.0, device=device, dtype=dtype)
+    output_side.expand(xA, B, out[:, 3:])
+    agree(out[:, 3:], output_side.expand_plain(xA, B))
+    assert (out[:, :3] == 7).all(), "it wrote beside its columns"
+    expected_B, expected_t = output_side.output_gradients_plain(dy, B, xA, 0.5)
     agree(grad_B, expected_B)
     agree(t[:, 3:], expected_t)
     assert (t[:, :3] == 7).all(), "it wrote beside its columns"
@@ -59,8 +64,8 @@ def test_products_that_read_the_input_equal_the_plain_twins(device, agree, shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(7, 100, 8), (1, 16, 1), (150, 300, 16), (0, 16, 4)])
-def test_products_that_read_the_gradient_equal_the_plain_twins(device, agree, shape, dtype):
+@pytest.mark.parametrize("shape", [(7, 100, 8), (1, 16, 1), (150, 300, 16), (70, 101, 128), (0, 16, 4)])
+def test_products_of_the_outputs_side_equal_the_plain_twins(device, agree, shape, dtype):
     _agree_on_outputs(agree, shape, device, dtype)
 
 
@@ -87,8 +92,8 @@ def test_wide_factors_are_rounded_to_the_type_of_x(device, agree):
     x, t, A = _inputs((7, 100, 8), device, torch.bfloat16)
     A = A.float()  # of values bf16 can hold: the interpreter would cut others off instead of rounding
     keep = _keep((7, 100), 0.0, device)
-    agree(adapter.project(x, A), adapter.project_plain(x, A, keep))
-    agree(adapter.input_gradients(t, x, A)[1], adapter.input_gradients_plain(t, x, A, keep)[1])
+    agree(input_side.project(x, A), input_side.project_plain(x, A, keep))
+    agree(input_side.input_gradients(t, x, A)[1], input_side.input_gradients_plain(t, x, A, keep)[1])
 
 
 @pytest.mark.parametrize("size", [96, 101])
@@ -99,9 +104,9 @@ def test_all_functions_draw_one_mask(device, size):
     ones, eye = torch.ones(tokens, size, device=device), torch.eye(size, device=device)
     masks = [
         dropout.drop(ones, *drawn),
-        adapter.project(ones, eye, 1.0, *drawn),
-        adapter.input_gradients(torch.eye(tokens, device=device), ones, torch.ones(tokens, size, device=device), *drawn)[0],
-        adapter.input_gradients(torch.ones(tokens, 1, device=device), ones, torch.ones(1, size, device=device), *drawn)[1],
+        input_side.project(ones, eye, 1.0, *drawn),
+        input_side.input_gradients(torch.eye(tokens, device=device), ones, torch.ones(tokens, size, device=device), *drawn)[0],
+        input_side.input_gradients(torch.ones(tokens, 1, device=device), ones, torch.ones(1, size, device=device), *drawn)[1],
     ]
     expected = dropout.keep_plain(tokens, size, 0.4, 8, 3).float()
     for mask in masks:
@@ -117,9 +122,9 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
 
     def products():
         return (
-            adapter.project(x, A, 1.0, 0.3, seed, SALT),
-            *adapter.input_gradients(t, x, A, 0.3, seed, SALT),
-            adapter.output_gradients(x, B, t, 1.0, t_out, torch.float32),
+            input_side.project(x, A, 1.0, 0.3, seed, SALT),
+            *input_side.input_gradients(t, x, A, 0.3, seed, SALT),
+            output_side.output_gradients(x, B, t, 1.0, t_out, torch.float32),
             t_out,
         )
 
@@ -132,9 +137,9 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
         graph.replay()
         keep = dropout.keep_plain(*shape[:2], 0.3, value, SALT).cuda()
         expected = (
-            adapter.project_plain(x, A, keep),
-            *adapter.input_gradients_plain(t, x, A, keep),
-            *adapter.output_gradients_plain(x, B, t, 1.0),
+            input_side.project_plain(x, A, keep),
+            *input_side.input_gradients_plain(t, x, A, keep),
+            *output_side.output_gradients_plain(x, B, t, 1.0),
         )
         for mine, plain in zip(outputs, expected):
             torch.testing.assert_close(mine, plain, rtol=1e-2, atol=1e-2)

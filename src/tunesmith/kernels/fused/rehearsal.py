@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.columns import split_columns
-from tunesmith.kernels.fused import adapter, cross_entropy, gated, nf4, rms_norm
+from tunesmith.kernels.fused import cross_entropy, gated, input_side, nf4, output_side, rms_norm
 from tunesmith.kernels.segments import Segments
 
 ROWS = 32
@@ -70,10 +70,11 @@ def _tasks(widths: Widths, segments: Sequence[Segments], device: torch.device) -
     x, dy = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
         t, A = rows(ROWS, members * widths.rank), rows(members * widths.rank, widths.hidden)
-        yield partial(adapter.input_gradients, t, x, A, *drawn)
-        yield partial(adapter.project, x, A, 0.5, *drawn)
+        yield partial(input_side.input_gradients, t, x, A, *drawn)
+        yield partial(input_side.project, x, A, 0.5, *drawn)
     B, xA = rows(widths.hidden, widths.rank), rows(ROWS, widths.rank)
-    yield partial(adapter.output_gradients, dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
+    yield partial(output_side.output_gradients, dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
+    yield partial(output_side.expand, xA, B, dy)
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, True)
     weight, rstd = rows(widths.hidden), rows(ROWS, dtype=torch.float32)

@@ -1,0 +1,153 @@
+"""The thin matrix products of an adapter on the side of its outputs.
+
+Hu et al. 2021 (arXiv 2106.09685):
+
+    expand              xA Bᵀ                            on the way forward
+    output_gradients    t = s dy B,  dB = dyᵀ xA         one launch for both
+
+Legend: T tokens, N outputs of one linear, r its rank (at most 128; padded inside to a power of two of 16 or more), xA
+``[T, r]`` as `input_side.project` gives it. Products are of the given type with fp32 sums.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
+from tunesmith.kernels.fused.tile import Tile, padded_rank, unroll, widen
+
+EXPAND = Tile(64, 128, 4, 1, 1, 1)
+PULL = Tile(64, 128, 4, 3, 256, 256)
+OUTPUT = Tile(128, 64, 4, 3, 1, 1)
+
+
+def expand(xA: Tensor, B: Tensor, out: Tensor) -> None:
+    """``xA Bᵀ`` into out ``[T, N]``, from xA ``[T, r]`` and B ``[N, r]``, contiguous, of one type; any stride between the rows
+    of xA and out. Libraries take twice the time that writing out takes."""
+    (tokens, rank), size = xA.shape, B.shape[0]
+    ranks = padded_rank(out, B, rank)
+    assert xA.dtype == B.dtype == out.dtype
+    assert xA.stride(1) == 1
+    tile = EXPAND.of(out)
+    _expand[(triton.cdiv(tokens, tile.tokens), triton.cdiv(size, tile.columns))](
+        xA, B, out, tokens, size, rank, xA.stride(0), out.stride(0),
+        WIDEN=widen(out), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, num_warps=tile.warps, enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def output_gradients(dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``dyᵀ xA``, ``[N, r]`` of ``dtype``, and ``scale · dy B`` written into t ``[T, r]``.
+
+    Args:
+        dy: ``[T, N]``; xA: ``[T, r]``; t: any stride between rows, all of one type. B: ``[N, r]``, contiguous.
+    """
+    (tokens, size), rank = dy.shape, B.shape[1]
+    ranks = padded_rank(dy, B, rank)
+    assert xA.stride(1) == t.stride(1) == 1
+    pull, tile = PULL.of(dy), OUTPUT.of(dy)
+    tiles = triton.cdiv(tokens, pull.tokens)
+    steps, splits = shares(size, tiles, pull.columns, pull.least, pull.programs)
+    sums = torch.empty(splits, tokens, rank, dtype=torch.float32, device=dy.device)
+    grad_B = torch.empty(size, rank, dtype=dtype, device=dy.device)
+    _output_gradients[(tiles * splits + triton.cdiv(size, tile.columns),)](
+        dy, B, xA, t, grad_B, sums, arrivals(dy.device), tokens, size, rank, dy.stride(0), xA.stride(0), t.stride(0),
+        tiles, splits, steps, scale,
+        WIDEN=widen(dy), TOKENS=pull.tokens, STEP=pull.columns, ROWS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks,
+        UNROLL=unroll(ranks), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return grad_B
+
+
+def expand_plain(xA: Tensor, B: Tensor) -> Tensor:
+    """The plain twin of `expand`."""
+    return (xA.float() @ B.float().T).to(xA.dtype)
+
+
+def output_gradients_plain(dy: Tensor, B: Tensor, xA: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The plain twin of `output_gradients`: dB in fp32, and t."""
+    return dy.float().T @ xA.float(), (scale * (dy.float() @ B.float())).to(dy.dtype)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _expand(
+    xA, B, out, tokens, size, rank, xA_stride, out_stride,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    r = tl.arange(0, RANKS)
+    line = row.to(tl.int64)[:, None]
+    part = tl.load(xA + line * xA_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
+    factor = tl.load(B + column[:, None] * rank + r[None, :], (column < size)[:, None] & (r < rank)[None, :], 0.0)
+    if WIDEN:
+        part, factor = part.to(tl.float32), factor.to(tl.float32)
+    product = tl.dot(part, tl.trans(factor), input_precision="ieee")
+    here = (row < tokens)[:, None] & (column < size)[None, :]
+    tl.store(out + line * out_stride + column[None, :], product.to(out.dtype.element_ty), here)
+
+
+@triton.jit(do_not_specialize=["tokens", "tiles", "splits", "steps", "scale"])
+def _output_gradients(
+    dy, B, xA, t, grad_B, sums, arrivals, tokens, size, rank, dy_stride, xA_stride, t_stride, tiles, splits, steps, scale,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    RANKS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The first programs make t, block by block of tokens, the others dB, block by block of columns: one wants all columns of
+    a token, the other all tokens of a column, and side by side they fill the GPU."""
+    program = tl.program_id(0)
+    if program < tiles * splits:
+        _pull(
+            dy, B, t, sums, arrivals, tokens, size, rank, dy_stride, t_stride, program // splits, program % splits, splits,
+            steps, scale, WIDEN, TOKENS, STEP, RANKS, UNROLL,
+        )  # fmt: skip
+    else:
+        _gradient_b(dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, program - tiles * splits, WIDEN, ROWS, COLUMNS, RANKS)
+
+
+@triton.jit
+def _pull(
+    dy, B, t, sums, arrivals, tokens, size, rank, dy_stride, t_stride, tile, share, splits, steps, scale,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    row = tile * TOKENS + tl.arange(0, TOKENS)
+    r = tl.arange(0, RANKS)
+    line = row.to(tl.int64)[:, None]
+    here = (row < tokens)[:, None] & (r < rank)[None, :]
+    total = tl.zeros([TOKENS, RANKS], dtype=tl.float32)
+    for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(size, COLUMNS))):
+        column = step * COLUMNS + tl.arange(0, COLUMNS)
+        slope = tl.load(dy + line * dy_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
+        factor = tl.load(B + column[:, None] * rank + r[None, :], (column < size)[:, None] & (r < rank)[None, :], 0.0)
+        if WIDEN:
+            slope, factor = slope.to(tl.float32), factor.to(tl.float32)
+        total = tl.dot(slope, factor, total, input_precision="ieee")
+    out = t + line * t_stride + r[None, :]
+    if splits > 1:
+        slot = line * rank + r[None, :]
+        tl.store(sums + share.to(tl.int64) * tokens * rank + slot, total, here)
+        if last_to_arrive(arrivals + tile, splits):
+            total = sum_shares(sums, slot, here, splits, tokens * rank, UNROLL)
+            tl.store(out, (scale * total).to(t.dtype.element_ty), here)
+    else:
+        tl.store(out, (scale * total).to(t.dtype.element_ty), here)
+
+
+@triton.jit
+def _gradient_b(
+    dy, xA, grad_B, tokens, size, rank, dy_stride, xA_stride, tile,
+    WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    column = tile * COLUMNS + tl.arange(0, COLUMNS)
+    r = tl.arange(0, RANKS)
+    total = tl.zeros([COLUMNS, RANKS], dtype=tl.float32)
+    for step in range(0, tl.cdiv(tokens, TOKENS)):
+        row = step * TOKENS + tl.arange(0, TOKENS)
+        line = row.to(tl.int64)[:, None]
+        slope = tl.load(dy + line * dy_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
+        part = tl.load(xA + line * xA_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
+        if WIDEN:
+            slope, part = slope.to(tl.float32), part.to(tl.float32)
+        total = tl.dot(tl.trans(slope), part, total, input_precision="ieee")
+    cell = column[:, None] * rank + r[None, :]
+    tl.store(grad_B + cell, total.to(grad_B.dtype.element_ty), (column < size)[:, None] & (r < rank)[None, :])
