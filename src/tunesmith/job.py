@@ -15,7 +15,7 @@ from tunesmith.base.load import ComputeType, choose_compute, load_model, quantis
 from tunesmith.base.stream import announce_recomputed
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.dataset import Dataset, prepare
-from tunesmith.data.loader import Loader, default_batch_size
+from tunesmith.data.loader import Loader, computed_tokens, default_batch_size, default_split
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Renderer
 from tunesmith.errors import RunError
@@ -47,8 +47,9 @@ def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prep
     resolved = _resolve(recipe, shape, data)
     loader = _loader(resolved, data)
     updates = total_updates(loader, recipe)
-    packs = [pack for window in loader.epoch(0) for pack in window]
-    plan = make_plan(shape, resolved, compute, packs, updates)
+    windows = loader.sample()
+    packs = [pack for window in windows for pack in window]
+    plan = make_plan(shape, resolved, compute, packs, updates, len(packs) / len(windows))
     planned = plan.chosen.way.of(resolved)
     prepared = Prepared(planned, resolved, source, shape, compute, data, _loader(planned, data), plan, updates)
     watch(prepared)
@@ -66,12 +67,17 @@ def _loader(recipe: Recipe, data: Dataset) -> Loader:
 def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:
     """The recipe with every default that depends on model or data filled in."""
     length, rows = data.facts.max_length, data.facts.packed_rows
-    batch = default_batch_size(rows, length, recipe.num_train_epochs, recipe.gradient_accumulation_steps)
+    batch, accumulation = recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
+    if batch is None:  # the same rows an update whether prefixes are shared or not, and as many at once as that allows
+        batch = default_batch_size(rows, computed_tokens(data.rows, length), recipe.num_train_epochs, accumulation)
+        split = 1 if recipe.shared_prefix else default_split(batch, length)
+        batch, accumulation = batch // split, accumulation * split
     return recipe.model_copy(
         update={
             "learning_rate": recipe.learning_rate or default_learning_rate(shape.hidden),
             "max_length": length,
-            "per_device_train_batch_size": recipe.per_device_train_batch_size or batch,
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": accumulation,
             "output_dir": recipe.output_dir or str(_free_folder(recipe)),
             "model_name_or_path": _absolute(recipe.model_name_or_path),
         }
@@ -112,8 +118,10 @@ def _kernels_compiling(job: Prepared) -> AbstractContextManager[None]:
         recipe.lora_r, _group_sizes(shape, recipe), recipe.lora_dropout > 0, job.compute.dtype, recipe.load_in_4bit,
     )  # fmt: skip
     lengths = next(iter(job.loader.epoch(0)))[0].segments.lengths
-    few = [length for length, end in zip(lengths, accumulate(lengths)) if end <= REHEARSED_TOKENS] or [REHEARSED_TOKENS]
-    return rehearsal(widths, [Segments.of(each, device=job.compute.device) for each in (few, [PROBE_TOKENS])])
+    few = tuple(length for length, end in zip(lengths, accumulate(lengths)) if end <= REHEARSED_TOKENS) or (REHEARSED_TOKENS,)
+    blocks = sum(few) // 16 + 2 * len(few)  # padded, as captured packs are
+    device = job.compute.device
+    return rehearsal(widths, Segments(few, (-1,) * len(few), device, blocks), Segments.of([PROBE_TOKENS], device=device))
 
 
 def _group_sizes(shape: Shape, recipe: Recipe) -> tuple[int, ...]:

@@ -6,6 +6,9 @@ With weights ``P = exp(S − lse)``, out ``O = P V`` and its gradient dO:  ``dV 
 children, several programs share a block of keys, leave fp32 sums in slots, and another kernel adds these.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -26,6 +29,38 @@ from tunesmith.kernels.fused.attention import (
 from tunesmith.kernels.fused.attention_layout import Layout
 
 
+@dataclass(frozen=True)
+class Work:
+    """What backward reads, and dq, dk, dv that it writes, for arguments and results of `attention.segment_attention_forward`.
+
+    dout, q, out, dq: ``[T, H, D]``; k, v, dk, dv: ``[T, H_kv, D]``; any stride between tokens, a token's heads side by side.
+    lse, delta: ``[H, T]`` fp32, delta being handed from one kernel to the next.
+    """
+
+    dout: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor
+    delta: Tensor
+    layout: Layout
+    scaling: float
+    sliding_window: int | None
+    softcap: float | None
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
+
+    def arguments(self) -> dict[str, Any]:
+        """Those that all kernels have."""
+        shared = common_arguments(self.q, self.layout, self.scaling, self.sliding_window, self.softcap, self.cos, self.sin)
+        strides = {"q_stride": self.q.stride(0), "k_stride": self.k.stride(0), "v_stride": self.v.stride(0)}
+        return shared | strides | {"dout_stride": self.dout.stride(0)}
+
+
 def segment_attention_backward(
     dout: Tensor,
     q: Tensor,
@@ -43,33 +78,39 @@ def segment_attention_backward(
     cos: Tensor | None = None,
     sin: Tensor | None = None,
 ) -> None:
-    """Gradients into dq, dk, dv, for arguments and results of `attention.segment_attention_forward`.
-
-    Args:
-        dout, dq: ``[T, H, D]``; dk, dv: ``[T, H_kv, D]``; any stride between tokens, a token's heads side by side.
-    """
+    """Gradients into dq, dk, dv, for arguments and results of `attention.segment_attention_forward` (shapes: `Work`)."""
     check(layout, q, k, v, out, dout, dq, dk, dv)
-    (tokens, heads, size), key_heads = q.shape, k.shape[1]
-    group = heads // key_heads
-    shape = common_arguments(q, layout, scaling, sliding_window, softcap, cos, sin)
     delta = torch.empty_like(lse)
+    work = Work(dout, q, k, v, out, lse, delta, layout, scaling, sliding_window, softcap, dq, dk, dv, cos, sin)
+    queries_backward(work)
+    keys_backward(work)
+
+
+def queries_backward(work: Work) -> None:
+    """dq and delta."""
+    layout, (tokens, heads, _) = work.layout, work.q.shape
     _queries[(heads, layout.queries.shape[0])](
-        q, k, v, out, dout, lse, delta, dq, layout.queries, tokens, group, scaling, **shape,
-        q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
-        out_stride=out.stride(0), dout_stride=dout.stride(0), dq_stride=dq.stride(0),
+        work.q, work.k, work.v, work.out, work.dout, work.lse, work.delta, work.dq, layout.queries, tokens,
+        heads // work.k.shape[1], work.scaling, **work.arguments(),
+        out_stride=work.out.stride(0), dq_stride=work.dq.stride(0),
     )  # fmt: skip
-    sums = torch.empty(2, layout.parts, layout.block, key_heads, size, dtype=torch.float32, device=q.device)
+
+
+def keys_backward(work: Work) -> None:
+    """dk and dv, from delta."""
+    layout, (tokens, heads, size), key_heads = work.layout, work.q.shape, work.k.shape[1]
+    shared = work.arguments()
+    strides = {"dk_stride": work.dk.stride(0), "dv_stride": work.dv.stride(0), "SUM_STRIDE": key_heads * size}
+    sums = torch.empty(2, layout.parts, layout.block, key_heads, size, dtype=torch.float32, device=work.q.device)
     _keys[(key_heads, layout.keys.shape[0])](
-        q, k, v, dout, lse, delta, dk, dv, sums, layout.keys, layout.positions, tokens, group, layout.parts, scaling, **shape,
-        q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
-        dout_stride=dout.stride(0), dk_stride=dk.stride(0), dv_stride=dv.stride(0), SUM_STRIDE=key_heads * size,
-        STEP=_step(layout.block, shape["SIZE"], q.element_size()),
+        work.q, work.k, work.v, work.dout, work.lse, work.delta, work.dk, work.dv, sums, layout.keys, layout.positions, tokens,
+        heads // key_heads, layout.parts, work.scaling, **shared, **strides,
+        STEP=_step(layout.block, shared["SIZE"], work.q.element_size()),
     )  # fmt: skip
     if layout.parts:
         _join[(key_heads, layout.joins.shape[0])](
-            sums, dk, dv, layout.joins, layout.parts, shape["cos"], shape["sin"],
-            SUM_STRIDE=key_heads * size, dk_stride=dk.stride(0), dv_stride=dv.stride(0), TURN=shape["TURN"],
-            D=size, SIZE=shape["SIZE"], HALF=shape["HALF"], BLOCK=layout.block, num_warps=4, enable_fp_fusion=True,
+            sums, work.dk, work.dv, layout.joins, layout.parts, shared["cos"], shared["sin"], **strides, TURN=shared["TURN"],
+            D=size, SIZE=shared["SIZE"], HALF=shared["HALF"], BLOCK=layout.block, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ A kernel is compiled for the types, widths and alignments it is called with. Her
 meaning that have a model's widths. One that is called in another way later is compiled then, as it would have been.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.columns import split_columns
-from tunesmith.kernels.fused import cross_entropy, gated, input_side, nf4, output_side, rms_norm
+from tunesmith.kernels.attention import rotary_attention
+from tunesmith.kernels.columns import empty_columns, split_columns
+from tunesmith.kernels.fused import attention_backward, cross_entropy, gated, input_side, nf4, output_side, rms_norm
+from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
 ROWS = 32
@@ -42,61 +44,97 @@ class Widths:
 
 
 @contextmanager
-def rehearsal(widths: Widths, segments: Sequence[Segments]) -> Iterator[None]:
-    """Within this block the kernels of a step are compiled beside whatever else happens; it ends when all are.
+def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[None]:
+    """Within this block the kernels of a step are compiled beside whatever else happens. It ends when those of a forward pass
+    are there; those of training go on being compiled in the background.
 
     Args:
-        segments: packs like those that will come, on the GPU: the tile of attention depends on them.
+        segments: a pack like those that will come, probe: like those that probes use, on the GPU: the tile of attention
+            depends on them.
     """
     pool = ThreadPoolExecutor(thread_name_prefix="compile")
-    device = segments[0].device
     try:
-        for task in _tasks(widths, segments, device):
-            pool.submit(task)  # an error is for the one who calls the kernel for real
+        # An error is for the one who calls the kernel for real.
+        soon = [pool.submit(task) for task in _forward_tasks(widths, segments, probe)]
+        for task in _training_tasks(widths, segments):
+            pool.submit(task)
         yield
+        wait(soon)
     finally:
-        pool.shutdown()
+        pool.shutdown(wait=False)
 
 
-def _tasks(widths: Widths, segments: Sequence[Segments], device: torch.device) -> Iterator[Task]:
-    """The slowest to compile first."""
+def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Iterator[Task]:
+    """Kernels of the passes that compare our path with the model's own, the slowest to compile first."""
+    rows = partial(_rows, widths, segments.device)
+    for each in (segments, probe):
+        yield partial(_attention_forward, widths, each)
+    x, y = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
+    for members in widths.groups:
+        yield partial(input_side.project, x, rows(members * widths.rank, widths.hidden), 0.5)
+    yield partial(output_side.expand, rows(ROWS, widths.rank), rows(widths.hidden, widths.rank), y)
+    logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
+    yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, False)
+    for other in (x, None):  # with the residual stream beside it and without
+        yield partial(rms_norm.rms_norm_forward, x, rows(widths.hidden), 1e-5, 0.0, other)
+    gate, up = split_columns(rows(ROWS, 2 * widths.inner), [widths.inner] * 2)
+    yield partial(gated.gated_forward, gate, up, "silu")
+    if widths.quantised:
+        yield partial(_dequantise, widths, segments.device)
 
-    def rows(*shape: int, dtype: torch.dtype = widths.dtype) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
 
-    for each in segments:
-        yield partial(_attention, widths, each, rows)
-    drawn = (0.5, torch.zeros(1, dtype=torch.int64, device=device), 1) if widths.dropout else ()
+def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
+    """Kernels that only training calls, the slowest to compile first."""
+    rows = partial(_rows, widths, segments.device)
+    for backward in (attention_backward.queries_backward, attention_backward.keys_backward):
+        yield partial(_attention_backward, widths, segments, backward)
+    drawn = (0.5, torch.zeros(1, dtype=torch.int64, device=segments.device), 1) if widths.dropout else ()
     x, dy = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
         t, A = rows(ROWS, members * widths.rank), rows(members * widths.rank, widths.hidden)
         yield partial(input_side.input_gradients, t, x, A, *drawn)
-        yield partial(input_side.project, x, A, 0.5, *drawn)
+        if widths.dropout:
+            yield partial(input_side.project, x, A, 0.5, *drawn)
     B, xA = rows(widths.hidden, widths.rank), rows(ROWS, widths.rank)
     yield partial(output_side.output_gradients, dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
-    yield partial(output_side.expand, xA, B, dy)
-    logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=device)
+    logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, True)
-    weight, rstd = rows(widths.hidden), rows(ROWS, dtype=torch.float32)
-    for other in (x, None):  # with the residual stream beside it and without
-        yield partial(rms_norm.rms_norm_backward, dy, x, weight, rstd, 0.0, other)
-        yield partial(rms_norm.rms_norm_forward, x, weight, 1e-5, 0.0, other)
+    rstd = torch.zeros(ROWS, device=segments.device)
+    for other in (x, None):
+        yield partial(rms_norm.rms_norm_backward, dy, x, rows(widths.hidden), rstd, 0.0, other)
     gate, up = split_columns(rows(ROWS, 2 * widths.inner), [widths.inner] * 2)
     yield partial(gated.gated_backward, rows(ROWS, widths.inner), gate, up, "silu")
-    yield partial(gated.gated_forward, gate, up, "silu")
-    if widths.quantised:
-        yield partial(_dequantise, widths, device)
 
 
-def _attention(widths: Widths, segments: Segments, rows: Callable[..., Tensor]) -> None:
-    from tunesmith.kernels.attention import rotary_attention
+def _rows(widths: Widths, device: torch.device, *shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=widths.dtype, device=device)
 
+
+@torch.no_grad()
+def _attention_forward(widths: Widths, segments: Segments) -> None:
+    q, k, v, cos, sin = _heads(widths, segments)
+    rotary_attention(q, k, v, cos, sin, segments, scaling=0.5)
+
+
+@torch.no_grad()
+def _attention_backward(widths: Widths, segments: Segments, backward: Callable[..., object]) -> None:
+    q, k, v, *tables = _heads(widths, segments)
+    cos, sin = tables if rotates_inside(q, tables[0], segments) else (None, None)
+    dq, dk, dv = empty_columns((q, k, v))
+    lse = torch.zeros(q.shape[1], q.shape[0], device=q.device)
+    layout = segments.layout(widths.head_dim, widths.dtype)
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    work = attention_backward.Work(out, q, k, v, out, lse, torch.zeros_like(lse), layout, 0.5, None, None, dq, dk, dv, cos, sin)
+    backward(work)
+
+
+def _heads(widths: Widths, segments: Segments) -> tuple[Tensor, ...]:
+    """q, k and v as columns of one matrix, and tables of the rotation."""
     tokens, size = sum(segments.lengths), widths.head_dim
     columns = [count * size for count in (widths.heads, widths.key_heads, widths.key_heads)]
-    joined = rows(tokens, sum(columns)).requires_grad_()
-    q, k, v = (x.unflatten(-1, (-1, size)) for x in split_columns(joined, columns))
-    cos, sin = rows(tokens, size), rows(tokens, size)
-    rotary_attention(q, k, v, cos, sin, segments, scaling=0.5).sum().backward()
+    q, k, v = _rows(widths, segments.device, tokens, sum(columns)).split(columns, dim=1)
+    tables = _rows(widths, segments.device, 2, tokens, size)
+    return *(x.unflatten(-1, (-1, size)) for x in (q, k, v)), *tables
 
 
 def _dequantise(widths: Widths, device: torch.device) -> None:
