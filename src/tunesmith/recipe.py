@@ -50,6 +50,7 @@ class Recipe(BaseModel):
     dequantize: Literal["auto", "always", "never"] = _setting(
         "auto", "model", "Keep the 4-bit weights dequantised for speed, same numbers; auto does when memory allows."
     )
+    cache_base: bool = _setting(True, "model", "Keep the 4-bit base on disk once it was made, so that the next run starts sooner.")
     offload_base: Literal["auto", "always", "never"] = _setting(
         "auto", "model", "Keep the 4-bit base in host memory and stream it to the GPU layer by layer; auto does as a last resort."
     )

@@ -1,14 +1,18 @@
 """Load the base model: NF4 with double quantisation, 8 bits, or as it is, in the type this device computes well."""
 
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 
 from tunesmith.base.catalog import ModelSource
+from tunesmith.base.quantised import copy_of, store
 from tunesmith.base.stream import stream_layers
 from tunesmith.errors import MachineError, ModelError
 from tunesmith.recipe import Recipe
@@ -61,19 +65,51 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
         ModelError: not found, not a causal language model, remote code, or it stayed unquantised.
         MachineError: out of memory while loading.
     """
+    stream = recipe.offload_base == "always" and compute.device.type == "cuda"
+    device = torch.device("cpu") if stream else compute.device
+    copy = copy_of(source, recipe, compute.dtype, device.type)
+    model = _from_copy(copy, source, recipe, compute.dtype, device) if copy is not None else None
+    if model is None:
+        model = _from_pretrained(source.path, source, recipe, compute.dtype, device)
+        if copy is not None:
+            store(model, copy)
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 bitsandbytes repacks weights at the first evaluation, in a layout nothing else reads.
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    if stream:
+        stream_layers(model, compute.device)
+    return model
+
+
+def _from_copy(copy: Path, source: ModelSource, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model from its 4-bit copy, or None if there is none; a damaged one is removed."""
+    if not (copy / "config.json").is_file():
+        return None
+    try:
+        model = _from_pretrained(str(copy), source, recipe, dtype, device)
+    except ModelError:
+        shutil.rmtree(copy, ignore_errors=True)
+        return None
+    os.utime(copy)  # used last now
+    return model
+
+
+def _from_pretrained(path: str, source: ModelSource, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Any:
+    """The frozen model at ``path``, which is the source or a copy of it."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    stream = recipe.offload_base == "always" and compute.device.type == "cuda"
+    own = path == source.path
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            revision=source.revision,
-            dtype=compute.dtype,
-            device_map={"": "cpu" if stream else compute.device},
-            quantization_config=quantization(recipe, compute.dtype),
+            path,
+            revision=source.revision if own else None,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization(recipe, dtype) if own else None,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -89,14 +125,8 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     _check_complete(loading["missing_keys"], source)
     model.requires_grad_(False)
     model.eval()
-    for module in model.modules():
-        # On CPUs with AVX512-BF16 bitsandbytes repacks weights at the first evaluation, in a layout nothing else reads.
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
     if recipe.load_in_4bit or recipe.load_in_8bit:
         _check_quantised(model, source)
-    if stream:
-        stream_layers(model, compute.device)
     return model
 
 

@@ -134,7 +134,7 @@ class GraphUpdate:
         self._backward(static)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._backward(static)
         except RuntimeError as error:
             self.eager_reason = str(error).splitlines()[0]
@@ -159,7 +159,7 @@ class GraphUpdate:
             self._clip_and_step()
         else:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._clip_and_step()
             self.captured_finish = graph
             graph.replay()
