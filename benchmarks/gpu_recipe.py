@@ -3,13 +3,14 @@
     python benchmarks/gpu_recipe.py --folder FOLDER --out OUT CONTENDER [CONTENDER …]
 
 341 packed rows of 64 random tokens, batches of 16, 22 updates an epoch, 10 epochs = 220 updates, LoRA r 8 on every linear.
-Each contender runs in a process of its own, with an empty Triton cache, and is added to OUT/DATE-gpu_recipe.json; several
+Each contender runs in a process of its own, with empty caches, and is added to OUT/DATE-gpu_recipe.json; several
 calls fill one file (``--from`` begins with another one, ratios hold within one
 device). Contenders, hyphens allowed for the spaces:
 
     trl as written       NF4, computed in fp32, checkpointing, paged 8-bit AdamW ; --trl-steps
     trl tuned            the same without checkpointing, computed in bf16
     tunesmith            weights kept dequantised
+    tunesmith again      the same with the caches that the run before left: kernels, 4-bit base
     tunesmith on the fly weights dequantised at each use
     tunesmith lean       the same with checkpointing, activations in host memory
     tunesmith streamed   the same, the base streamed from host memory layer by layer
@@ -49,6 +50,7 @@ TRL = {"trl as written": ("float32", True), "trl tuned": ("bfloat16", False)}
 """Compute type and checkpointing."""
 TUNESMITH = {
     "tunesmith": {"dequantize": "always"},
+    "tunesmith again": {"dequantize": "always"},
     "tunesmith on the fly": {"dequantize": "never"},
     "tunesmith lean": {"dequantize": "never", "gradient_checkpointing": True, "activation_offloading": True},
     "tunesmith streamed": {
@@ -95,6 +97,13 @@ def main() -> None:
     unknown = set(options.contenders) - set(CONTENDERS)
     if unknown or not options.contenders:
         parser.error(f"contenders are {', '.join(CONTENDERS)}; not {', '.join(unknown) or 'none'}")
+    with tempfile.TemporaryDirectory() as caches:
+        options.caches = Path(caches)
+        run_all(options)
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Every contender in turn, each in a process of its own."""
     _check_folder(options)
     path, record = open_record(options)
     failed = []
@@ -140,7 +149,8 @@ def _in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None
         log = Path(scratch) / "log"
         environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ}
         if not options.keep_jit_cache:
-            environment["TRITON_CACHE_DIR"] = f"{scratch}/triton"
+            caches = options.caches / name.removesuffix(" again").replace(" ", "-")
+            environment |= {"TRITON_CACHE_DIR": f"{caches}/triton", "TUNESMITH_CACHE": f"{caches}/tunesmith"}
         start = time.perf_counter()
         with log.open("wb") as output:
             try:

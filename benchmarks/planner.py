@@ -9,6 +9,7 @@ stands ready. Bar: within 5 %, and the prediction is never below.
 
 import argparse
 import datetime
+import gc
 import json
 import random
 import sys
@@ -70,7 +71,8 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
 
     recipe = Recipe.of({
         "model_name_or_path": str(_made(folder / name, SHAPES[name])), "dataset_name": "random", "max_length": length,
-        "packing": "wrapped", "max_steps": 4, "per_device_train_batch_size": batch, "learning_rate": 1e-4, "shuffle": False,
+        "packing": "wrapped", "cache_base": False,
+        "max_steps": 4, "per_device_train_batch_size": batch, "learning_rate": 1e-4, "shuffle": False,
         "activation_offloading": False, "offload_base": "never", **way,
     })  # fmt: skip
     draw = random.Random(0)
@@ -78,12 +80,14 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
     job = token_job(recipe, [[Example(row, list(row), "random")] for row in ids])
     predicted = job.plan.chosen
     assert predicted.way.split == 1
+    gc.collect()
+    torch.cuda.empty_cache()
+    left = torch.cuda.memory_allocated()
     model, loss_of, loaded = load_job(job)
     torch.cuda.reset_peak_memory_stats()
     reports = list(train(model, loss_of, job.loader, job.recipe, 1e-4))
-    measured = torch.cuda.max_memory_allocated()
+    measured = torch.cuda.max_memory_allocated() - left
     del model, loss_of
-    torch.cuda.empty_cache()
     error = predicted.bytes / measured - 1
     print(
         f"{name} {length}×{batch} {predicted.way}: {predicted.bytes / 1e9:.3f} GB for {measured / 1e9:.3f} ({error:+.1%})",

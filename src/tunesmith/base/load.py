@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -102,18 +103,19 @@ def _from_pretrained(path: str, source: ModelSource, recipe: Recipe, dtype: torc
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own = path == source.path
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=source.revision if own else None,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=quantization(recipe, dtype) if own else None,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*already has a `quantization_config`")  # of a copy, and the same
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=source.revision if path == source.path else None,
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=quantization(recipe, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MachineError(
             f"{source.base} does not fit into this machine's memory.", "Take a smaller model, or `--load-in-4bit true`."
