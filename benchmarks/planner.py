@@ -86,7 +86,7 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
     model, loss_of, loaded = load_job(job)
     torch.cuda.reset_peak_memory_stats()
     reports = list(train(model, loss_of, job.loader, job.recipe, 1e-4))
-    measured = torch.cuda.max_memory_allocated() - left
+    measured = torch.cuda.max_memory_allocated()
     del model, loss_of
     error = predicted.bytes / measured - 1
     print(
@@ -96,7 +96,7 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
     return {
         "shape": name, "length": length, "rows": batch, "way": str(predicted.way), "path": loaded.path,
         "linears": loaded.linears, "predicted": predicted.bytes,
-        "parts": vars(predicted.memory), "measured": measured, "error": round(error, 4),
+        "parts": vars(predicted.memory), "measured": measured, "left_from_before": left, "error": round(error, 4),
         "ms_per_step": round(1e3 * reports[-1].seconds, 1),
     }  # fmt: skip
 

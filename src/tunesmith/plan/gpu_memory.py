@@ -10,36 +10,43 @@ from tunesmith.plan.memory import Memory, Shape, constants_bytes, footprint
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
 
-WORKSPACE = 2 * 33 * 2**20
-"""cuBLAS keeps 32 MB for each stream it was used on, of which there are two, and a little more."""
-SLACK = 1.015
-"""Rounding of every block to 512 bytes, the allocator's own tables, small temporaries."""
+WORKSPACE = 3 * int(33.5 * 2**20)
+"""cuBLAS keeps 32 MB and a little more for each stream it was used on, and for a captured graph."""
+SLACK = 1.01
+"""Rounding of blocks, the allocator's own tables, small temporaries."""
 
 
-def predict_gpu_memory(shape: Shape, recipe: Recipe, tokens: int, labels: int, element_bytes: int, way: Way) -> Memory:
-    """Memory of a step over micro-batches of at most ``tokens`` flat tokens with ``labels`` targets."""
+def predict_gpu_memory(
+    shape: Shape, recipe: Recipe, tokens: int, labels: int, element_bytes: int, way: Way, rotates_inside: bool = False
+) -> Memory:
+    """Memory of a step over micro-batches of at most ``tokens`` flat tokens with ``labels`` targets.
+
+    Args:
+        rotates_inside: the attention kernels rotate queries and keys as they read them (short documents on Hopper), so that
+            no rotated copy is kept.
+    """
     e = element_bytes
     stored = footprint(shape, 4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 0, e) + constants_bytes(shape, recipe)
     if way.stream:
         packed = shape.linear_weights // 2 + constants_bytes(shape, recipe)
         stored += -packed + 2 * (packed // shape.layers + 2**16)
     kept = shape.linear_weights * e if way.keep and recipe.load_in_4bit else 0
-    logits = min(labels, max(1, CHUNK_ELEMENTS // shape.vocab) + 1) * shape.vocab * e + 4 * labels * shape.hidden * e
-    moment = max(logits, _backward_of_a_layer(shape, recipe, tokens, e, way))
-    saved = _saved_by_a_layer(shape, recipe, tokens, e)
-    if way.recompute:
-        inputs = tokens * shape.hidden * e
-        activations = saved + (inputs if way.host_activations else inputs * shape.layers)
+    layer = _saved_by_a_layer(shape, recipe, tokens, e, rotates_inside)
+    inputs = tokens * shape.hidden * e
+    loss, backward = _around_the_loss(shape, tokens, labels, e), _backward_of_a_layer(shape, tokens, e, way)
+    if way.recompute:  # the input of a layer is what was kept of it, and its gradient is there too
+        held = inputs * (2 if way.host_activations else shape.layers)
+        activations = held + max(loss, layer + backward)
     else:
-        activations = saved * shape.layers
-    activations += tokens * (4 * shape.hidden * e + 16 * shape.rotary_width)
+        activations = layer * shape.layers + max(loss, backward)
+    activations += 8 * tokens * shape.rotary_width
     if way.host_activations:  # nothing is freed on the way back to the first layer, while gradients become more
         activations += 4 * _trained(shape, recipe)
     return Memory(
         stored=int(stored * SLACK),
         kept=kept,
         adapter=_adapter(shape, recipe, e),
-        activations=int((activations + moment) * SLACK) + WORKSPACE,
+        activations=int((activations + WORKSPACE) * SLACK),
     )
 
 
@@ -55,17 +62,25 @@ def _trained(shape: Shape, recipe: Recipe) -> int:
     return shape.trainable(recipe.lora_r, targets)
 
 
-def _saved_by_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int) -> int:
+def _saved_by_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int, rotates_inside: bool) -> int:
     """What one layer's backward needs: both residuals, both normed inputs, q, k and v, the heads' output and their log-sum-exp,
-    gate and up, their product; and the rank side of every linear."""
+    gate and up, their product; the rank side of every linear; and rotated q and k, beside which v keeps the others alive."""
     q, v, inner, hidden = shape.query_width, shape.key_width, shape.inner, shape.hidden
     ranks = recipe.lora_r * len(shape.linears) // shape.layers
-    per_token = e * (4 * hidden + 2 * q + 2 * v + 3 * inner + ranks) + 4 * (q // max(1, shape.rotary_width) + 2)
+    rotated = 0 if rotates_inside else q + v
+    per_token = e * (4 * hidden + 2 * q + 2 * v + rotated + 3 * inner + ranks) + 4 * (q // max(1, shape.rotary_width) + 2)
     return tokens * per_token
 
 
-def _backward_of_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int, way: Way) -> int:
-    """The most that is alive besides what was saved: gradients around the MLP, and a block of dequantised weights."""
+def _around_the_loss(shape: Shape, tokens: int, labels: int, e: int) -> int:
+    """The last residual and its norm, the labelled of these and their gradient, and a chunk of logits."""
+    rows = min(labels, CHUNK_ELEMENTS // shape.vocab + 1)
+    return e * (2 * tokens * shape.hidden + 2 * labels * shape.hidden + rows * shape.vocab)
+
+
+def _backward_of_a_layer(shape: Shape, tokens: int, e: int, way: Way) -> int:
+    """The most that is alive besides what was saved: the gradients of the stream, of gate and of up (that of their product takes
+    the product's place), and a block of dequantised weights."""
     widest = max(i * o for _, i, o in shape.linears)
     block = 0 if way.keep else min(widest, BLOCK_ELEMENTS) * e
-    return tokens * e * (2 * shape.hidden + 3 * shape.inner) + block
+    return tokens * e * (shape.hidden + 2 * shape.inner) + block
