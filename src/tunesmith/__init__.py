@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunesmith.api import Run, load, train
+    from tunesmith.api import Run, load, merge, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load", "train"]
+__all__ = ["Run", "load", "merge", "train"]
 
 
 def __getattr__(name: str) -> Any:

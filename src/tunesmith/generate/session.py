@@ -50,3 +50,24 @@ class Session:
         for start in range(0, len(prompts), BATCH):
             answers += generate(self.model, prompts[start : start + BATCH], self.stop_ids, pad, sampling)
         return answers
+
+
+QUESTIONS = (
+    "The Force is strong in you!",
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "2 + 2 =",
+    "Translate to German: good morning.",
+    'Give me {"name": ..., "age": ...} for a person of your choice.',
+    "Why is the sky blue? Answer briefly.",
+    "Bonjour, qui es-tu ?",
+)
+"""Of many kinds: what was trained is not known here, and all of it should be kept."""
+
+
+def conversations(session: Session, new_tokens: int = 16) -> list[list[int]]:
+    """Token ids of a few fixed questions with the beginning of this model's own answers, to compare models on."""
+    prompts = [session.renderer.prompt_ids([{"role": "user", "content": text}]) for text in QUESTIONS]
+    pad = session.renderer.tokenizer.pad_token_id
+    answers = generate(session.model, prompts, session.stop_ids, pad, Sampling(max_new_tokens=new_tokens))
+    return [prompt + answer for prompt, answer in zip(prompts, answers)]

@@ -1,0 +1,162 @@
+"""Adapter and base made one model: the base's weights as training saw them, dequantised, with the adapter's change added.
+
+Merging into the original weights would give another model than the one that was trained and looked at, since the adapter has
+learnt to make up for the rounding to 4 bits too. Matrices are merged one by one and written layer by layer, so that memory
+holds the quantised model and one layer more.
+"""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.base.adapter import ADAPTER
+from tunesmith.errors import AdapterError, MachineError
+
+SHARD_BYTES = 2 * 10**9
+"""Layers are gathered into files of about this size."""
+Watch = Callable[[int, int], None]
+
+
+def write_merged(peft_model: Any, folder: Path, dtype: torch.dtype, stop_ids: list[int], watch: Watch = lambda a, b: None) -> None:
+    """Write config and weights of the merged model into ``folder``, which exists and is empty.
+
+    Args:
+        dtype: of the weights written. stop_ids: tokens that end an answer, for generation_config.json. watch: told how many
+            layers of how many are done.
+
+    Raises:
+        AdapterError: the adapter holds something that no single weight can hold.
+        MachineError: the disk has too little room.
+    """
+    base = peft_model.get_base_model()
+    parts = list(_parts(base))
+    needed = dtype.itemsize * sum(_elements(module, name) for _, module, name in parts)
+    free = shutil.disk_usage(folder).free
+    if free < 1.05 * needed:
+        raise MachineError(
+            f"The merged model takes {needed / 1e9:.1f} GB, and {folder.parent} has {free / 1e9:.1f} GB free.",
+            "Free some space, or give a folder on another disk.",
+        )
+    _write_shards(parts, folder, dtype, needed, watch)
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    if base.generation_config is not None:
+        generation = copy.deepcopy(base.generation_config)
+        generation.eos_token_id = stop_ids
+        generation.save_pretrained(folder)
+
+
+def compute_type(model: Any) -> torch.dtype:
+    """The type a model computes in."""
+    return model.get_input_embeddings().weight.dtype
+
+
+def umask() -> int:
+    """The permissions this process takes away from what it makes (a temporary folder is made for its owner alone)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def open_merged(folder: Path, like: Any) -> Any:
+    """The merged model as transformers opens it, on the device and in the compute type of another one."""
+    from transformers import AutoModelForCausalLM
+
+    device, dtype = next(like.parameters()).device, compute_type(like)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device}).eval()
+
+
+Part = tuple[str, Any, str]
+"""Name in the merged model, the module that holds it, and what it is called there."""
+
+
+def _parts(base: nn.Module) -> Iterator[Part]:
+    """Every tensor of the merged model, tied ones once, in the order of the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    seen: set[int] = set()
+    inside: list[str] = []
+    for path, module in base.named_modules():
+        if any(path.startswith(layer) for layer in inside):
+            continue
+        if isinstance(module, ModulesToSaveWrapper):
+            raise AdapterError(f"The adapter trained {path} as a whole, which cannot be merged here.", "Keep it as an adapter.")
+        holder = module
+        if isinstance(module, BaseTunerLayer):
+            inside.append(path + ".")
+            holder = module.get_base_layer()
+        named = [*holder.named_parameters(recurse=False), *holder.named_buffers(recurse=False)]
+        for name, tensor in named:
+            if name in getattr(holder, "_non_persistent_buffers_set", ()) or tensor.data_ptr() in seen:
+                continue
+            seen.add(tensor.data_ptr())
+            yield f"{path}.{name}" if path else name, module, name
+
+
+def _elements(module: Any, name: str) -> int:
+    holder = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    if name == "weight" and hasattr(holder, "in_features"):  # a 4-bit weight is packed
+        return int(holder.in_features * holder.out_features)
+    return int(getattr(holder, name).numel())
+
+
+@torch.no_grad()
+def _merged(module: Any, name: str) -> Tensor:
+    """One tensor of the merged model, in fp32 if it is a matrix that an adapter changes."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.integrations import dequantize_module_weight
+
+    adapted = hasattr(module, "get_base_layer")
+    holder = module.get_base_layer() if adapted else module
+    if name != "weight":
+        return getattr(holder, name).detach()
+    weight = dequantize_module_weight(holder).detach()
+    if not adapted:
+        return weight
+    if not isinstance(module, LoraLayer) or any(module.lora_bias.values()):
+        raise AdapterError(f"{type(module).__name__} is no adapter that can be merged.", "Keep it as an adapter.")
+    weight = weight.float()
+    variant = module.lora_variant.get(ADAPTER)
+    if variant is not None:
+        return variant.merge_safe(module, ADAPTER, weight)
+    return weight + module.get_delta_weight(ADAPTER).float()
+
+
+def _write_shards(parts: list[Part], folder: Path, dtype: torch.dtype, total: int, watch: Watch) -> None:
+    from safetensors.torch import save_file
+
+    shards, size = [list[Part]()], 0
+    for part in parts:
+        bytes_ = dtype.itemsize * _elements(part[1], part[2])
+        if size and size + bytes_ > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(part)
+        size += bytes_
+    names = [
+        "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        for number in range(1, len(shards) + 1)
+    ]
+    done, weight_map = 0, {}
+    for file, shard in zip(names, shards):
+        tensors = {}
+        for key, module, name in shard:
+            tensors[key] = _merged(module, name).to("cpu", dtype).contiguous()
+            weight_map[key] = file
+            done += 1
+            watch(done, len(parts))
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
