@@ -1,6 +1,6 @@
 """Tiny real tokenizers of the families whose chat templates are tested."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -115,3 +115,16 @@ def renderer_of(tokenizer_of) -> Callable[..., Renderer]:
 def tokenizer_with() -> Callable[[str], Any]:
     """A tokenizer with ChatML's control tokens and any chat template."""
     return lambda template: _build(None, "<|endoftext|>", ("<|im_start|>", "<|im_end|>"), template)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of_controls() -> Callable[..., Any]:
+    """A tokenizer with a template, the special tokens it writes, and added tokens that are not special."""
+    from tokenizers import AddedToken
+
+    def tokenizer(template: str, controls: Iterable[str], added: Iterable[str] = ()) -> Any:
+        made = _build("<BOS>", "<EOS>", tuple(controls), template, LLAMA3_SPLIT)
+        made.backend_tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
+        return made
+
+    return tokenizer

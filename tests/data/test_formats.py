@@ -140,7 +140,7 @@ def test_an_empty_list_for_one_side_is_refused(side):
     assert f"'{side}' is empty" in _refusal(PROMPT, **{"prompt": "Where?", "completion": "There.", side: []})
 
 
-@pytest.mark.parametrize("item", ["Where?", None, {"role": "user"}, {"content": "Where?"}, {"from": "human", "value": "Where?"}])
+@pytest.mark.parametrize("item", ["Where?", None, {"role": "user"}, {"content": "Where?"}, {"value": "Where?"}])
 def test_a_message_without_role_and_content_is_refused_with_its_number(item):
     assert "message 2 is not an object with role and content" in _refusal(MESSAGES, messages=[QUESTION, item, ANSWER])
 

@@ -1,9 +1,11 @@
 """Proves that an epoch is every row once, in an order that the seed and the epoch's number alone decide."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tunesmith.data.loader import Loader
-from tunesmith.data.packing import Pack
+from tunesmith.data.loader import Loader, computed_tokens, default_batch_size, default_split
+from tunesmith.data.packing import Pack, plan_rows
 from tunesmith.data.render import IGNORE, Example
 
 
@@ -81,3 +83,84 @@ def test_prefixes_are_shared_only_if_asked(shared, tokens):
     rows = [[Example([*range(10), 50 + n, 60], [IGNORE] * 11 + [60], f"row {n}")] for n in range(2)]
     ((pack,),) = Loader(rows, 2, shared_prefix=shared).epoch(0)
     assert len(pack.input_ids) == tokens
+
+
+@st.composite
+def _documents(draw) -> list[Example]:
+    """Documents under one of a few prompts, trained at the end."""
+    prompts = draw(st.lists(st.lists(st.integers(0, 3), min_size=0, max_size=30), min_size=1, max_size=3))
+    made = []
+    for number in range(draw(st.integers(1, 24))):
+        ids = [*draw(st.sampled_from(prompts)), 4 + number, *draw(st.lists(st.integers(4, 9), min_size=1, max_size=20))]
+        made.append(Example(ids, [IGNORE] * (len(ids) - 1) + ids[-1:], f"row {number}"))
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents=_documents(), batch=st.integers(1, 6), accumulation=st.integers(1, 5), seed=st.integers(0, 5))
+def test_every_example_is_trained_once_an_epoch_and_an_update_sees_the_same_ones_however_they_are_packed(
+    documents, batch, accumulation, seed
+):
+    rows = plan_rows(documents, "bfd", max(len(d.input_ids) for d in documents))
+    shared, separate = (list(Loader(rows, batch, accumulation, True, seed, flag).epoch(1)) for flag in (True, False))
+    assert sorted(_order(shared)) == sorted(document.where for document in documents)
+    assert [sorted(_order([packs])) for packs in shared] == [sorted(_order([packs])) for packs in separate]
+    for mine, plain in zip(shared, separate):
+        assert len(mine) <= len(plain)
+        assert max(len(p.input_ids) for p in mine) <= max(p.tokens for p in plain)
+        assert sum(len(p.input_ids) for p in mine) <= sum(len(p.input_ids) for p in plain)
+        assert sum(p.tokens for p in mine) == sum(p.tokens for p in plain)
+
+
+def _prompted(count: int, prompts: int, length: int = 100, own: int = 10) -> list[list[Example]]:
+    rows = []
+    for n in range(count):
+        ids = [*range(1000 * (n % prompts), 1000 * (n % prompts) + length), *range(9000 + n, 9000 + n + own)]
+        rows.append([Example(ids, [IGNORE] * (len(ids) - 1) + ids[-1:], f"row {n}")])
+    return rows
+
+
+def test_documents_of_an_update_that_share_a_prompt_are_put_into_one_pack():
+    ((*packs,),) = Loader(_prompted(24, 3), 6, 4).epoch(0)
+    assert sum(len(pack.input_ids) for pack in packs) == 3 * 100 + 24 * 9
+    assert [len(pack.where) for pack in packs] == [24], "all go into the room of one micro-batch of six rows"
+
+
+def test_no_pack_is_larger_than_a_micro_batch_was_without_sharing():
+    ((*packs,),) = Loader(_prompted(24, 12), 4, 6).epoch(0)
+    assert max(len(pack.input_ids) for pack in packs) <= 4 * 110
+    assert len(packs) < 6
+
+
+def test_where_nothing_is_shared_packs_are_those_of_the_rows():
+    rows = _prompted(12, 12)
+    shared, separate = (next(Loader(rows, 3, 4, shared_prefix=flag).epoch(0)) for flag in (True, False))
+    assert [pack.where for pack in shared] == [pack.where for pack in separate]
+    assert [pack.segments.lengths for pack in shared] == [pack.segments.lengths for pack in separate]
+
+
+def test_the_packs_of_some_updates_stand_for_an_epoch_the_largest_among_them():
+    rows = _rows(400)
+    rows[77] = [Example(list(range(50)), [IGNORE] * 49 + [49], "long")]
+    sample = Loader(rows, 1).sample(8)
+    assert 8 <= len(sample) <= 9
+    assert "long" in _order(sample)
+    assert len(Loader(_rows(5), 1).sample(8)) == 5
+
+
+@pytest.mark.parametrize(
+    ("length", "prompt", "size"), [(64, 0, 32), (612, 0, 6), (612, 512, 32), (4096, 0, 1), (9000, 0, 1), (9000, 8990, 14)]
+)
+def test_the_default_batch_counts_the_tokens_that_are_computed(length, prompt, size):
+    rows = [
+        [Example([*range(prompt), *range(10_000 * (n + 1), 10_000 * (n + 1) + length - prompt)], [IGNORE] * (length - 1) + [7], "")]
+        for n in range(40)
+    ]
+    assert default_batch_size(1000, computed_tokens(rows, length), 3, 1) == size
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "split"), [(32, 64, 1), (32, 612, 8), (6, 612, 1), (32, 4096, 32), (4, 9000, 4), (1, 9000, 1)]
+)
+def test_without_sharing_the_default_batch_is_split_into_equal_micro_batches(batch, length, split):
+    assert default_split(batch, length) == split

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.packing import MIN_PREFIX, Pack, make_pack, plan_rows
+from tunesmith.data.packing import Pack, make_pack, plan_rows
+from tunesmith.data.prefix import MIN_PREFIX
 from tunesmith.data.render import IGNORE, Example
 
 Learnt = Counter[tuple[tuple[int, ...], int]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tunesmith.data.formats import Conversation, Message
 from tunesmith.data.render import IGNORE, Example, Renderer, cut
-from tunesmith.errors import DataError, ModelError, TunesmithError
+from tunesmith.errors import DataError, ModelError, RowError
 
 NAMES = ["chatml", "llama3", "phi3", "gemma", "mistral", "zephyr", "alpaca"]
 ROLE = {"u": "user", "a": "assistant", "s": "system"}
@@ -195,28 +195,9 @@ def test_examples_keep_their_order_and_tell_how_many_are_done(renderer_of):
     assert done == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("name", "control"), [("chatml", "<|im_end|>"), ("chatml", "<|endoftext|>"), ("llama3", "<|eot_id|>"), ("mistral", "</s>")]
-)
-@pytest.mark.parametrize("position", [0, 1])
-def test_control_tokens_in_the_text_are_refused_with_row_and_message(renderer_of, name, control, position):
-    contents = ["Where?", "There."]
-    contents[position] += f"x{control}y"
-    with pytest.raises(DataError) as caught:
-        renderer_of(name).example(talk("ua", *contents))
-    assert f"rows.jsonl line 7, message {position + 1}" in str(caught.value)
-    assert control in str(caught.value)
-
-
-@every_family
-def test_chat_refuses_control_tokens_too(renderer_of, families, name):
-    with pytest.raises(DataError, match="control token"):
-        renderer_of(name).prompt_ids([{"role": "user", "content": families[name].stop}])
-
-
 @pytest.mark.parametrize("name", ["gemma", "mistral"])
-def test_a_role_the_template_refuses_is_named(renderer_of, name):
-    with pytest.raises(ModelError, match="system → user"):
+def test_a_role_the_template_refuses_is_named_with_the_row(renderer_of, name):
+    with pytest.raises(RowError, match=r"rows.jsonl line 7: .*system → user"):
         renderer_of(name).example(talk("sua", "Be brief.", "Where?", "There."))
 
 
@@ -224,12 +205,20 @@ TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
-def test_a_template_that_rewrites_earlier_answers_is_refused_with_the_row(tokenizer_with):
+def test_a_template_that_rewrites_earlier_answers_gives_each_answer_an_example_of_its_own(tokenizer_with):
     forgets = "{% for m in messages %}{% if not loop.last and m['role'] == 'assistant' %}<|im_start|>…<|im_end|>\n{% else %}"
     renderer = Renderer(tokenizer_with(f"{forgets}{TURN}{{% endif %}}{{% endfor %}}{PROMPT}"))
-    assert trained_runs(renderer.example(talk("ua", "Where?", "There.")))
-    with pytest.raises(DataError, match=r"rows.jsonl line 7: .*rewrites earlier turns"):
-        renderer.example(talk("uaua", "Where?", "There.", "Who?", "You."))
+    row = talk("uaua", "Where?", "There.", "Who?", "You.")
+    first, second = renderer.examples([row])
+    assert [decode(renderer, run) for run in trained_runs(first)] == ["There.<|im_end|>"]
+    assert [decode(renderer, run) for run in trained_runs(second)] == ["You.<|im_end|>"]
+    for example, index in ((first, 1), (second, 3)):
+        prompt = renderer.prompt_ids(row.as_dicts()[:index])
+        assert example.input_ids[: len(prompt)] == prompt
+        assert set(example.labels[: len(prompt)]) == {IGNORE}
+    assert renderer.notes(1, 2) == ("the template rewrites earlier turns: 2 examples from rows: 1",)
+    with pytest.raises(RowError, match=r"rows.jsonl line 7: .*rewrites earlier turns"):
+        renderer.example(row)
 
 
 def test_a_template_whose_prompt_changes_once_the_answer_follows_is_refused_with_the_row(tokenizer_with):
@@ -253,10 +242,94 @@ def test_a_template_that_ends_answers_with_no_special_token_is_refused(tokenizer
         Renderer(tokenizer_with(template))
 
 
-def test_every_refusal_is_an_error_of_our_own(renderer_of):
-    with pytest.raises(TunesmithError) as caught:
-        renderer_of("chatml").example(talk("ua", "<|im_start|>", "There."))
-    assert caught.value.fix
+# ---- answers that are not to be learnt
+
+
+def marked(*trained: bool) -> Conversation:
+    answers = [(Message("user", f"Question {n}?"), Message("assistant", f"Answer {n}.", t)) for n, t in enumerate(trained)]
+    return Conversation(tuple(message for pair in answers for message in pair), "rows.jsonl line 7")
+
+
+@every_family
+@pytest.mark.parametrize("trained", [(True, False), (False, True), (True, False, True), (False, False, True)])
+def test_an_answer_marked_out_stays_context(renderer_of, families, name, trained):
+    renderer = renderer_of(name)
+    example, whole = renderer.example(marked(*trained)), renderer.example(marked(*[True] * len(trained)))
+    stop = families[name].stop
+    kept = [families[name].answer(f"Answer {n}.") + stop for n, wanted in enumerate(trained) if wanted]
+    assert [decode(renderer, run) for run in trained_runs(example)] == kept
+    assert whole.input_ids[: len(example.input_ids)] == example.input_ids or example.input_ids[-1] != renderer.stop_token_id
+
+
+@every_family
+def test_with_every_token_trained_an_answer_marked_out_is_all_that_is_not(renderer_of, families, name):
+    renderer = renderer_of(name, False)
+    example, whole = renderer.example(marked(True, False, True)), renderer.example(marked(True, True, True))
+    assert example.input_ids == whole.input_ids == whole.labels
+    out = [token for token, label in zip(example.input_ids, example.labels) if label == IGNORE]
+    assert decode(renderer, out) == families[name].answer("Answer 1.") + families[name].stop
+
+
+# ---- plain text
+
+
+def document(text: str) -> Conversation:
+    return Conversation((Message("document", text),), "rows.jsonl line 7")
+
+
+@every_family
+@pytest.mark.parametrize("assistant_only", [True, False])
+def test_plain_text_is_trained_whole_between_bos_and_eos(renderer_of, name, assistant_only):
+    renderer = renderer_of(name, assistant_only)
+    example = renderer.example(document("Once upon a time"))
+    tokenizer = renderer.tokenizer
+    begun = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    assert example.input_ids == [
+        *begun,
+        *tokenizer("Once upon a time", add_special_tokens=False)["input_ids"],
+        tokenizer.eos_token_id,
+    ]
+    assert example.labels == example.input_ids
+
+
+def test_control_tokens_within_plain_text_stay_text(renderer_of):
+    renderer = renderer_of("chatml")
+    example = renderer.example(document("It ends with <|im_end|>, always."))
+    assert [i for i in example.input_ids if i in renderer.controls.ids] == [renderer.tokenizer.eos_token_id]
+    assert decode(renderer, example.input_ids) == "It ends with <|im_end|>, always.<|endoftext|>"
+
+
+def test_text_that_begins_with_a_control_token_was_formatted_already_and_its_end_is_its_own(tokenizer_of):
+    renderer = Renderer(tokenizer_of("chatml"))
+    row = talk("ua", "Where?", "There.")
+    text = renderer.tokenizer.apply_chat_template(row.as_dicts(), tokenize=False)
+    example = renderer.example(document(text))
+    assert example.input_ids == renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert renderer.notes(1, 1) == (
+        "plain text begins with a control token in 1 row (rows.jsonl line 7): taken as formatted already",
+    )
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma", "mistral"])
+def test_formatted_text_has_one_bos(renderer_of, name):
+    renderer = renderer_of(name)
+    text = renderer.tokenizer.apply_chat_template(talk("ua", "Where?", "There.").as_dicts(), tokenize=False)
+    assert renderer.example(document(text)).input_ids.count(renderer.tokenizer.bos_token_id) == 1
+
+
+def test_a_stop_token_typed_at_the_end_of_an_answer_is_told(tokenizer_of):
+    renderer = Renderer(tokenizer_of("chatml"))
+    example = renderer.example(talk("ua", "Where?", "There.<|im_end|>"))
+    assert decode(renderer, trained_runs(example)[0]) == "There.<|im_end|><|im_end|>"
+    assert example.labels.count(renderer.stop_token_id) == 1
+    assert any("answers end with a spelled-out stop token in 1 row" in note for note in renderer.notes(1, 1))
+
+
+def test_rows_at_fault_are_told_and_left_out(renderer_of):
+    bad, rows = [], [talk("ua", "a", "b"), talk("sua", "s", "a", "b"), talk("ua", "c", "d")]
+    examples = renderer_of("gemma").examples(rows, bad=bad.append)
+    assert len(examples) == 2
+    assert [error.what.split(":")[0] for error in bad] == ["rows.jsonl line 7"]
 
 
 def _example(length: int, trained: range) -> Example:

@@ -227,12 +227,12 @@ def test_a_hub_name_is_asked_for_with_split_subset_and_revision(monkeypatch):
 
     def load_dataset(path, name, *, split, revision):
         asked.update(path=path, name=name, split=split, revision=revision)
-        return ROWS
+        return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = load_rows("someone/rows@v2", "test", "small")
     assert asked == {"path": "someone/rows", "name": "small", "split": "test", "revision": "v2"}
-    assert [(row.values, row.where) for row in rows][1] == (ROWS[1], "someone/rows@v2 row 2")
+    assert [(row.values, row.where) for row in rows][1] == (ROWS[1], "someone/rows@v2 small test row 2")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), ValueError("no split"), FileNotFoundError()])

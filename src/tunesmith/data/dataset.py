@@ -3,12 +3,20 @@
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tunesmith.data.formats import Columns, Conversation, find_columns, to_conversations
-from tunesmith.data.packing import plan_rows
+import numpy as np
+
+from tunesmith.data.bad_rows import BadRowFacts, BadRows
+from tunesmith.data.cache import Cache
+from tunesmith.data.columns import find_columns
+from tunesmith.data.examples import Examples, Ints
+from tunesmith.data.formats import Conversation, to_conversations
+from tunesmith.data.mixture import open_data, times
+from tunesmith.data.packing import PackedRows, pack_rows
 from tunesmith.data.render import Example, Renderer, cut
-from tunesmith.data.sources import Row, is_bundled, load_rows
+from tunesmith.data.sources import is_bundled, load_rows
+from tunesmith.data.tokenise import Tokenised, digest, tokenise
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 
@@ -17,7 +25,7 @@ from tunesmith.recipe import Recipe
 class DataFacts:
     """rows, held_out: counts. columns: how rows were read. max_length: tokens, longest: the longest row's. cut_rows,
     lost_tokens: rows cut and answer tokens lost by it. packed_rows: rows of max_length. tokens, trained: in an epoch.
-    sha256: of the rows' messages."""
+    sha256: of the rows' messages. bad: rows left out. notes: what else the user should know."""
 
     rows: int
     held_out: int
@@ -30,6 +38,8 @@ class DataFacts:
     tokens: int
     trained: int
     sha256: str
+    bad: BadRowFacts = field(default_factory=BadRowFacts)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Dataset:
     """rows: packed rows to train on. held_out: examples never trained on. questions: their conversations. asides:
     interjections that close answers of the bundled data and say nothing about whether an answer is right."""
 
-    rows: list[list[Example]]
+    rows: PackedRows
     held_out: list[Example]
     questions: list[Conversation]
     facts: DataFacts
@@ -45,90 +55,117 @@ class Dataset:
 
 
 def prepare(
-    recipe: Recipe, renderer: Renderer, model_limit: int, watch: Callable[[int, int], None] = lambda done, total: None
+    recipe: Recipe,
+    renderer: Renderer,
+    model_limit: int,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+    cache: Cache | None = None,
 ) -> Dataset:
     """Read, render, cut and pack the recipe's data.
 
     Args:
-        model_limit: tokens the model can see. watch: told how many rows of how many are rendered.
+        model_limit: tokens the model can see. watch: told how many rows are rendered, of how many as far as that is known.
+        cache: where examples are kept for the next time.
 
     Raises:
         DataError: rows that cannot be read or trained on; see the modules this calls.
     """
-    rows = load_rows(recipe.dataset_name, recipe.dataset_split, recipe.dataset_config, recipe.max_rows)
-    columns = find_columns(rows, recipe.dataset_name, recipe.messages, recipe.prompt, recipe.completion)
-    conversations = to_conversations(rows, columns)
-    conversations, questions = _hold_out(recipe, conversations, columns)
-    examples = renderer.examples(conversations, lambda done: watch(done, len(conversations)))
-    longest = max(len(example.input_ids) for example in examples)
+    made = tokenise(recipe, renderer, lambda done: watch(done, done), cache)
+    chosen = _drawn(recipe, made)
+    held = np.isin(made.conversation, chosen)
+    order = np.repeat(np.flatnonzero(~held), times(made.weights, recipe.seed)[made.conversation[~held]])
+    whole = made.examples.take(order)
+    longest = int(whole.lengths.max())
     max_length = recipe.max_length or min(longest, model_limit)
     if max_length > model_limit:
         raise DataError(
             f"max_length {max_length} is more than the {model_limit} tokens this model can see.", f"Use at most {model_limit}."
         )
-    if recipe.packing == "wrapped":
-        cut_rows = lost = 0
-    else:
-        examples, cut_rows, lost = cut(examples, max_length)
-    packed = plan_rows([e for e in examples if e.trained], recipe.packing, max_length)
-    trained = sum(example.trained for row in packed for example in row)
-    _check_trained(packed, trained, renderer.stop_token_id, max_length, longest)
-    held_out, _, _ = cut(renderer.examples(questions), model_limit)
+    kept = whole if recipe.packing == "wrapped" else whole.cut(max_length)
+    packed = pack_rows(kept.take(np.flatnonzero(kept.counts)), recipe.packing, max_length)
+    trained = int(packed.examples.counts.sum())
+    _check_trained(packed, trained, renderer.stop_token_ids, max_length, longest)
+    held_out, questions, notes = _held_out(recipe, renderer, made, chosen)
+    cut_off, _, _ = cut(held_out, model_limit)
     facts = DataFacts(
-        len(conversations), len(questions), columns.describe(), max_length, longest, cut_rows, lost, len(packed),
-        sum(len(e.input_ids) for row in packed for e in row),
+        made.conversations - len(chosen), len(questions), made.read_as, max_length, longest,
+        int((kept.lengths < whole.lengths).sum()), int((whole.counts - kept.counts).sum()), len(packed),
+        int(packed.examples.lengths.sum()),
         trained,
-        fingerprint(conversations),
+        _fingerprint(whole, made.conversation[order]),
+        made.bad,
+        made.notes + notes,
     )  # fmt: skip
-    return Dataset(packed, [e for e in held_out if e.trained], questions, facts, _asides(recipe.dataset_name, rows))
+    return Dataset(packed, [e for e in cut_off if e.trained], questions, facts, _asides(recipe))
 
 
-def _check_trained(packed: list[list[Example]], trained: int, stop: int, max_length: int, longest: int) -> None:
+def _check_trained(packed: PackedRows, trained: int, stops: set[int], max_length: int, longest: int) -> None:
     """Raises DataError if cutting left no answer token to train on, or no stop token."""
     if trained == 0:
         raise DataError(
             f"No answer token is left to train on: max_length {max_length} cuts every answer off.",
             f"Raise max_length; {longest} cuts nothing.",
         )
-    if not any(stop in example.labels for row in packed for example in row):
+    if not any(stops.intersection(example.labels) for row in packed for example in row):
         raise DataError(f"max_length {max_length} cuts the stop token off every answer.", f"Raise it; {longest} cuts nothing.")
 
 
-def _hold_out(recipe: Recipe, conversations: list[Conversation], columns: Columns) -> tuple[list[Conversation], list[Conversation]]:
-    """Rows to train on and rows held out: a file of its own, the bundled test split, or a seeded draw."""
-    if recipe.eval_dataset or (is_bundled(recipe.dataset_name) and not recipe.val_size):
-        name, split = (recipe.eval_dataset, "train") if recipe.eval_dataset else (recipe.dataset_name, "test")
-        rows = load_rows(name, split)
-        kept = columns if set(_names(columns)) <= set(rows[0].values) else find_columns(rows, name)
-        return conversations, to_conversations(rows, kept)
-    share = recipe.val_size * len(conversations)
+def _drawn(recipe: Recipe, made: Tokenised) -> list[int]:
+    """The numbers of the conversations that the seed holds out."""
+    if _has_own_eval(recipe):
+        return []
+    share = recipe.val_size * made.conversations
     count = max(round(share), int(share > 0)) if recipe.val_size < 1 else int(recipe.val_size)
-    if count >= len(conversations):
+    if count >= made.conversations:
         raise DataError(
-            f"val_size {recipe.val_size} holds out all {len(conversations)} rows; none is left to train on.", "Lower val_size."
+            f"val_size {recipe.val_size} holds out all {made.conversations} rows; none is left to train on.", "Lower val_size."
         )
-    chosen = set(random.Random(recipe.seed).sample(range(len(conversations)), count))
-    held = [c for i, c in enumerate(conversations) if i in chosen]
-    return [c for i, c in enumerate(conversations) if i not in chosen], held
+    return sorted(random.Random(recipe.seed).sample(range(made.conversations), count))
 
 
-def _names(columns: Columns) -> list[str]:
-    return [name for name in (columns.messages, columns.prompt, columns.completion) if name]
+def _has_own_eval(recipe: Recipe) -> bool:
+    """Whether held-out rows come from elsewhere: a file of their own, or the bundled test split."""
+    return bool(recipe.eval_dataset) or (is_bundled(recipe.dataset_name) and not recipe.val_size)
 
 
-def _asides(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+def _held_out(
+    recipe: Recipe, renderer: Renderer, made: Tokenised, chosen: Sequence[int]
+) -> tuple[list[Example], list[Conversation], tuple[str, ...]]:
+    """Held-out examples and their conversations, and what the user should know of them."""
+    if _has_own_eval(recipe):
+        name, split = (recipe.eval_dataset, "train") if recipe.eval_dataset else (recipe.dataset_name, "test")
+        bad = BadRows(recipe.on_bad_row)
+        rows = load_rows(name, split, bad=bad)
+        kept = made.columns if set(made.columns.names) <= set(rows[0].values) else find_columns(rows, name)
+        questions = to_conversations(rows, kept, bad)
+        examples = renderer.examples(questions, bad=bad)
+        shown = {example.where for example in examples}
+        questions = [question for question in questions if question.where in shown]
+        return examples, questions, (f"held out: {bad.facts.describe()}",) if bad.count else ()
+    if not chosen:
+        return [], [], ()
+    places = np.flatnonzero(np.isin(made.conversation, chosen))
+    wanted = {made.examples.where(int(place)) for place in places}
+    # Read once more for the text of the few: it is not worth the memory to keep that of all.
+    rest = open_data(recipe, BadRows(recipe.on_bad_row)).conversations
+    return [made.examples[int(i)] for i in places], [conversation for conversation in rest if conversation.where in wanted], ()
+
+
+def _asides(recipe: Recipe) -> tuple[str, ...]:
     """What translation_extra adds to translation in the bundled data."""
-    if not is_bundled(name):
+    if not is_bundled(recipe.dataset_name):
         return ()
+    rows = load_rows(recipe.dataset_name, recipe.dataset_split)
     added = {row.values["translation_extra"].removeprefix(row.values["translation"]).strip() for row in rows}
     return tuple(sorted(added - {""}))
 
 
 def fingerprint(conversations: Sequence[Conversation]) -> str:
-    """SHA-256 of all messages, in order."""
-    digest = hashlib.sha256()
-    for conversation in conversations:
-        for message in conversation.messages:
-            digest.update(f"{message.role}\0{message.content}\0".encode("utf-8", "surrogatepass"))
-        digest.update(b"\1")
-    return digest.hexdigest()
+    """SHA-256 of what conversations say, in order."""
+    return hashlib.sha256(b"".join(map(digest, conversations))).hexdigest()
+
+
+def _fingerprint(examples: Examples, conversation: Ints) -> str:
+    """The same from examples that were made of them; of several from one conversation, the first counts."""
+    first = np.diff(conversation, prepend=-1) != 0
+    return hashlib.sha256(examples.digests[first].tobytes()).hexdigest()

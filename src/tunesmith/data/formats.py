@@ -1,138 +1,85 @@
-"""Rows to conversations: which columns hold what, and whether each row is something that can be trained on."""
+"""Rows to conversations, and whether each row is something that can be trained on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
-from tunesmith.errors import DataError, nearest
+from tunesmith.data.bad_rows import OnBadRow, refuse
+from tunesmith.data.columns import PAIRS, Columns, find_columns
+from tunesmith.data.conversation import DOCUMENT, Conversation, Message
+from tunesmith.data.messages import messages_of
+from tunesmith.data.row import Row
+from tunesmith.data.text import text_of
+from tunesmith.data.tool_calls import tools_of
+from tunesmith.errors import RowError
 
-ROLES = ("system", "user", "assistant", "tool")
-PAIRS = (
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("query", "response"),
-    ("input", "output"),
-    ("sentence", "translation_extra"),
-)
-"""Column pairs that are understood without being named."""
+__all__ = ["PAIRS", "Columns", "Conversation", "Message", "conversations", "find_columns", "to_conversations"]
 
 
-@dataclass(frozen=True)
-class Message:
-    role: str
-    content: str
+def to_conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse) -> list[Conversation]:
+    """One conversation a row; raises as `conversations`."""
+    return list(conversations(rows, columns, bad))
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """messages: oldest first, at least one of them the assistant's. where: the row they come from."""
+def conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse) -> Iterator[Conversation]:
+    """One conversation a row, one after another.
 
-    messages: tuple[Message, ...]
-    where: str
-
-    def as_dicts(self) -> list[dict[str, str]]:
-        """The messages as transformers' chat templates take them."""
-        return [{"role": message.role, "content": message.content} for message in self.messages]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How a row becomes a conversation: ``messages`` alone, or ``prompt`` and ``completion``."""
-
-    messages: str | None = None
-    prompt: str | None = None
-    completion: str | None = None
-
-    def describe(self) -> str:
-        return f"messages from {self.messages!r}" if self.messages else f"{self.prompt!r} → {self.completion!r}"
-
-
-def find_columns(
-    rows: Sequence[Row], name: str, messages: str | None = None, prompt: str | None = None, completion: str | None = None
-) -> Columns:
-    """The columns the user named, or those found by their names.
-
-    Raises:
-        DataError: a named column is not there, or none was named and none is recognised.
+    Args:
+        bad: told of a row that has no assistant text, an unknown role, or content that is not text; by default it raises
+            RowError, with file, line and the number of the message.
     """
-    there = list(rows[0].values)
-    for column in (messages, prompt, completion):
-        if column is not None and column not in there:
-            raise DataError(
-                f"{name} has no column {column!r}{nearest(column, there)}; it has {', '.join(there)}.",
-                "Name the columns with --prompt and --completion, or --messages.",
-            )
-    if messages or prompt:
-        return Columns(messages, prompt, completion)
-    if is_bundled(name):
-        return Columns(None, *BUNDLED_COLUMNS[name])
-    if "messages" in there:
-        return Columns("messages")
-    for pair in PAIRS:
-        if set(pair) <= set(there):
-            return Columns(None, *pair)
-    raise DataError(
-        f"The columns of {name} ({', '.join(there)}) do not say which is the prompt and which the answer.",
-        f"Add --prompt {there[0]} --completion {there[-1]}, or the columns you mean.",
-    )
-
-
-def to_conversations(rows: Sequence[Row], columns: Columns) -> list[Conversation]:
-    """One conversation a row.
-
-    Raises:
-        DataError: a row has no assistant text, an unknown role, or content that is not text (with file and line).
-    """
-    return [_conversation(row, columns) for row in rows]
+    for row in rows:
+        try:
+            made = _conversation(row, columns)
+        except RowError as error:
+            bad(error)
+            continue
+        yield made
 
 
 def _conversation(row: Row, columns: Columns) -> Conversation:
+    if columns.text:
+        return _document(row, columns.text)
     if columns.messages:
-        messages = _messages(row.values.get(columns.messages), row.where, columns.messages)
+        messages = messages_of(row.values.get(columns.messages), row.where, columns.messages)
     else:
-        sides = ((columns.prompt, "user"), (columns.completion, "assistant"))
-        messages = [m for column, role in sides if column for m in _side(row.values.get(column), role, row.where, column)]
-    if not any(message.role == "assistant" and message.content.strip() for message in messages):
-        raise DataError(f"{row.where} has no assistant text to learn.", "Give it an answer or remove the row.")
-    return Conversation(tuple(messages), row.where)
+        messages = [*_prompt(row, columns), *_side(row, columns.completion, "assistant")]
+    if not any(m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more) for m in messages):
+        raise RowError(f"{row.where} has no assistant text to learn.", "Give it an answer or remove the row.")
+    if not any(m.role == "assistant" and m.train for m in messages):
+        raise RowError(f"{row.where}: every answer is marked not to be trained.", "Leave one to learn, or remove the row.")
+    tools = tools_of(row.values.get(columns.tools), f"{row.where}, column {columns.tools!r}") if columns.tools else ()
+    return Conversation((*_system(row, columns.system, messages), *messages), row.where, tools)
 
 
-def _side(value: Any, role: str, where: str, column: str) -> list[Message]:
+def _document(row: Row, column: str) -> Conversation:
+    text = text_of(row.values.get(column), f"{row.where}, column {column!r}")
+    if not text.strip():
+        raise RowError(f"{row.where}, column {column!r} is blank: there is nothing to learn.", "Give it text or remove the row.")
+    return Conversation((Message(DOCUMENT, text),), row.where)
+
+
+def _system(row: Row, column: str | None, messages: list[Message]) -> list[Message]:
+    """The system prompt, if the row has one and does not bring its own."""
+    value = row.values.get(column) if column else None
+    if value is None or value == "":
+        return []
+    if messages[0].role == "system":
+        raise RowError(f"{row.where} has a system prompt in {column!r} and another in its messages.", "Keep one of the two.")
+    return [Message("system", text_of(value, f"{row.where}, column {column!r}"))]
+
+
+def _prompt(row: Row, columns: Columns) -> list[Message]:
+    messages = _side(row, columns.prompt, "user")
+    extra = row.values.get(columns.input) if columns.input else None
+    if extra is None or extra == "":
+        return messages
+    carried_on = text_of(extra, f"{row.where}, column {columns.input!r}")
+    return [*messages[:-1], Message("user", f"{messages[-1].content}\n\n{carried_on}")]
+
+
+def _side(row: Row, column: str | None, role: str) -> list[Message]:
     """A prompt or completion: text, or (as trl has it) a list of messages."""
+    value: Any = row.values.get(column) if column else None
     if isinstance(value, list):
-        return _messages(value, where, column)
-    return [Message(role, _text(value, f"{where}, column {column!r}"))]
-
-
-def _messages(value: Any, where: str, column: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise DataError(
-            f"{where}: {column!r} is {_kind(value)}, not a list of messages.", 'Write [{"role": "user", "content": …}, …].'
-        )
-    return [_message(item, f"{where}, message {number}") for number, item in enumerate(value, 1)]
-
-
-def _message(item: Any, where: str) -> Message:
-    if not isinstance(item, dict) or "role" not in item or "content" not in item:
-        raise DataError(f"{where} is not an object with role and content.", 'Write {"role": "user", "content": …}.')
-    if item["role"] not in ROLES:
-        raise DataError(
-            f"{where}: role {item['role']!r} is not one of {', '.join(ROLES)}{nearest(str(item['role']), ROLES)}.",
-            "Rename the role.",
-        )
-    return Message(item["role"], _text(item["content"], where))
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where} is {_kind(value)}, not text.", "Give it text or remove the row.")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{where} holds half a character (a lone surrogate).", "Mend the text or remove the row.")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None or value == [] else f"a {type(value).__name__}"
+        return messages_of(value, row.where, str(column))
+    return [Message(role, text_of(value, f"{row.where}, column {column!r}"))]

@@ -4,19 +4,22 @@ A document never attends to another one: rows decide only what is computed toget
 reference, a row of concatenated examples is one document.
 """
 
-import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tunesmith.data.best_fit import Rows, best_fit, one_a_row
+from tunesmith.data.examples import Examples, gather
+from tunesmith.data.prefix import Group, share
 from tunesmith.data.render import IGNORE, Example
 from tunesmith.kernels.segments import Segments, segment_positions
 
-MIN_PREFIX = 8
-"""Tokens two documents must begin with in common before their prefix is shared."""
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -68,130 +71,121 @@ def pad_pack(pack: Pack, tokens: int, labels: int, blocks: int) -> Pack:
     )
 
 
-def plan_rows(examples: Sequence[Example], strategy: str, max_length: int) -> list[list[Example]]:
-    """Rows of at most ``max_length`` tokens, each a list of documents.
+@dataclass(frozen=True, eq=False)
+class PackedRows(Sequence[list[Example]]):
+    """Rows of examples, each made when asked for. examples: of all rows. rows: which of them each row holds."""
 
-    ``bfd``: best-fit decreasing, whole examples. ``wrapped``: all tokens in one stream, cut every ``max_length``
-    (a row is then one document, as in trl). ``none``: one example a row.
+    examples: Examples
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[Example]:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return [self.examples[i] for i in self.rows.members(index % len(self))]
+
+
+def pack_rows(examples: Examples, strategy: str, max_length: int) -> PackedRows:
+    """Rows of at most ``max_length`` tokens, each of whole documents; no example may be longer, but for ``wrapped``.
+
+    ``bfd``: best-fit decreasing. ``wrapped``: all tokens in one stream, cut every ``max_length`` (a row is then one
+    document, as in trl). ``none``: one example a row.
     """
     if strategy == "wrapped":
-        return [[document] for document in _wrap(examples, max_length)]
-    if strategy == "none":
-        return [[example] for example in examples]
-    return _best_fit(examples, max_length)
+        examples = examples.wrapped(max_length)
+    rows = best_fit(examples.lengths, max_length) if strategy == "bfd" else one_a_row(len(examples))
+    return PackedRows(examples, rows)
 
 
-def _wrap(examples: Sequence[Example], max_length: int) -> list[Example]:
-    ids = list(chain.from_iterable(example.input_ids for example in examples))
-    labels = list(chain.from_iterable(example.labels for example in examples))
-    starts = range(0, len(ids), max_length)
-    return [Example(ids[s : s + max_length], labels[s : s + max_length], f"packed row {s // max_length + 1}") for s in starts]
+def plan_rows(examples: Sequence[Example], strategy: str, max_length: int) -> list[list[Example]]:
+    """The rows of `pack_rows` for a few examples at hand."""
+    return list(pack_rows(gather(examples), strategy, max_length))
 
 
-def _best_fit(examples: Sequence[Example], max_length: int) -> list[list[Example]]:
-    """Longest first, each into the fullest row that still has room (Johnson 1973); equal lengths keep their order."""
-    rows: list[list[Example]] = []
-    open_rows: list[tuple[int, int]] = []  # (room, row), ascending
-    for example in sorted(examples, key=lambda e: -len(e.input_ids)):
-        length = len(example.input_ids)
-        found = bisect.bisect_left(open_rows, (length, -1))
-        if found == len(open_rows):
-            rows.append([])
-            room, row = max_length, len(rows) - 1
-        else:
-            room, row = open_rows.pop(found)
-        rows[row].append(example)
-        bisect.insort(open_rows, (room - length, row))
-    return rows
+@dataclass(frozen=True, eq=False)
+class Document:
+    """An example as far as it is computed. ids: its inputs, which end before its last trained token, since what follows
+    (that token itself, a template's closing newline) influences no loss; int32 ``[n]``. places: positions that predict a
+    trained token, int64 ``[N]``. targets: those tokens, int64 ``[N]``. tokens: of the whole example. where: its row."""
+
+    ids: NDArray[np.int32]
+    places: Ints
+    targets: Ints
+    tokens: int
+    where: str
+
+    @staticmethod
+    def of(example: Example) -> "Document | None":
+        """None if nothing is trained in it."""
+        labels = np.array(example.labels[1:], dtype=np.int64)
+        places = np.flatnonzero(labels != IGNORE)
+        if not len(places):
+            return None
+        ids = np.array(example.input_ids[: places[-1] + 1], dtype=np.int32)
+        return Document(ids, places, labels[places], len(example.input_ids), example.where)
+
+
+def documents(rows: Sequence[Sequence[Example]]) -> list[Document]:
+    """The documents of these rows that train something."""
+    made = (Document.of(example) for example in chain.from_iterable(rows))
+    return [document for document in made if document is not None]
 
 
 def make_pack(rows: Sequence[Sequence[Example]], shared_prefix: bool = True) -> Pack:
-    """Rows laid flat. With ``shared_prefix``, tokens that documents begin with in common are there once.
-
-    What a document trains on decides how much of it is needed: its inputs end before its last trained token, since what
-    follows (that token itself, a template's closing newline) influences no loss.
-    """
-    documents = [d for d in chain.from_iterable(rows) if d.trained]
-    flat = _Flat()
-    for group, prefix in _groups(documents, shared_prefix):
-        flat.add(group, prefix)
+    """Rows laid flat. With ``shared_prefix``, tokens that documents begin with in common are there once."""
     tokens = sum(len(example.input_ids) for row in rows for example in row)
+    return lay_flat(documents(rows), tokens, shared_prefix)
+
+
+def lay_flat(chosen: Sequence[Document], tokens: int, shared_prefix: bool = True) -> Pack:
+    """Documents as a pack. ``tokens``: of the rows they come from."""
+    flat = _Flat()
+    alone = Group(tuple(range(len(chosen))), 0)
+    for group in share([document.ids for document in chosen]) if shared_prefix else [alone]:
+        flat.add([chosen[i] for i in group.members], group.prefix)
     segments = Segments.of(flat.lengths, flat.parents)
     return Pack(
-        input_ids=torch.tensor(flat.ids, dtype=torch.int64),
+        input_ids=_tensor(flat.ids),
         position_ids=segment_positions(segments) if flat.lengths else torch.empty(0, dtype=torch.int64),
-        label_index=torch.tensor(flat.label_index, dtype=torch.int64),
-        targets=torch.tensor(flat.targets, dtype=torch.int64),
+        label_index=_tensor(flat.label_index),
+        targets=_tensor(flat.targets),
         segments=segments,
         tokens=tokens,
-        where=tuple(document.where for document in documents),
+        where=tuple(document.where for document in chosen),
     )
 
 
 class _Flat:
-    """The arrays of a pack under construction."""
+    """The arrays of a pack under construction, in pieces. size: tokens so far."""
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
+        self.ids: list[NDArray[np.int32]] = []
+        self.label_index: list[Ints] = []
+        self.targets: list[Ints] = []
         self.lengths: list[int] = []
         self.parents: list[int] = []
-        self.label_index: list[int] = []
-        self.targets: list[int] = []
+        self.size = 0
 
-    def add(self, group: Sequence[Example], prefix: int) -> None:
-        """Documents that continue one shared prefix of so many tokens (0 for none)."""
-        parent, prefix_start = -1, len(self.ids)
+    def add(self, group: Sequence[Document], prefix: int) -> None:
+        """Documents that continue one shared prefix of so many tokens (0 for none), like lengths side by side."""
+        parent, prefix_start = -1, self.size
         if prefix:
             parent = len(self.lengths)
-            self._segment(group[0].input_ids[:prefix], -1)
-        for document in sorted(group, key=_needed):
-            start = len(self.ids) - prefix  # flat position of the document's token i is start + i, or in the prefix
-            self._segment(document.input_ids[prefix : _needed(document)], parent)
-            for position, label in enumerate(document.labels[1:]):
-                if label != IGNORE:
-                    self.label_index.append(position + (prefix_start if position < prefix else start))
-                    self.targets.append(label)
+            self._segment(group[0].ids[:prefix], -1)
+        for document in sorted(group, key=lambda d: len(d.ids)):
+            start = self.size - prefix  # flat position of the document's token i is start + i, or in the prefix
+            self._segment(document.ids[prefix:], parent)
+            self.label_index.append(document.places + np.where(document.places < prefix, prefix_start, start))
+            self.targets.append(document.targets)
 
-    def _segment(self, ids: list[int], parent: int) -> None:
-        self.ids.extend(ids)
+    def _segment(self, ids: NDArray[np.int32], parent: int) -> None:
+        self.ids.append(ids)
         self.lengths.append(len(ids))
         self.parents.append(parent)
+        self.size += len(ids)
 
 
-def _needed(document: Example) -> int:
-    """Tokens of a document that are inputs of some loss: those before its last trained token."""
-    last = len(document.labels) - 1
-    while document.labels[last] == IGNORE:
-        last -= 1
-    return last
-
-
-def _groups(documents: Sequence[Example], share: bool) -> list[tuple[list[Example], int]]:
-    """Documents by the prefix they share, and its length. Neighbours in sorted order share the longest prefixes."""
-    if not share or len(documents) < 2:
-        return [(list(documents), 0)] if documents else []
-    ordered = sorted(documents, key=lambda d: d.input_ids)
-    common = [_common_prefix(a, b) for a, b in pairwise(ordered)]
-    groups: list[tuple[list[Example], int]] = []
-    alone: list[Example] = []
-    first = 0
-    for last in range(len(ordered)):
-        if last < len(common) and common[last] >= MIN_PREFIX:
-            continue
-        if last > first:
-            groups.append((ordered[first : last + 1], min(common[first:last])))
-        else:
-            alone.append(ordered[first])
-        first = last + 1
-    return groups + ([(alone, 0)] if alone else [])
-
-
-def _common_prefix(a: Example, b: Example) -> int:
-    """Tokens both begin with; each keeps at least one token of its own."""
-    limit = min(_needed(a), _needed(b)) - 1
-    length = 0
-    for x, y in zip(a.input_ids[: max(limit, 0)], b.input_ids):
-        if x != y:
-            break
-        length += 1
-    return length
+def _tensor(pieces: Sequence[NDArray[np.int32]] | Sequence[Ints]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *pieces]))

@@ -4,33 +4,37 @@ Where an answer begins and ends is found by rendering growing prefixes of the co
 a prefix of the next, never by searching for marker strings.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
-from tunesmith.data.formats import Conversation
-from tunesmith.errors import DataError, ModelError
+from tunesmith.data.bad_rows import OnBadRow, refuse
+from tunesmith.data.controls import ControlTokens, special_ids
+from tunesmith.data.conversation import Conversation, Message
+from tunesmith.data.example import IGNORE, Example, cut
+from tunesmith.data.splice import Splicer
+from tunesmith.data.tally import Tally
+from tunesmith.data.template import Messages, Tools, find_turn_tokens, render_text
+from tunesmith.data.turns import ANOTHER, Turn, Turns
+from tunesmith.errors import DataError, ModelError, RowError
 
-IGNORE = -100
-"""Label of a token that is not trained, as in transformers."""
+__all__ = ["IGNORE", "Example", "Renderer", "cut", "render_text"]
+
+TOGETHER = 256
+"""Conversations tokenised at once."""
+PROBES = ("a", " é \n", "c\n\n")
 
 
 @dataclass(frozen=True)
-class Example:
-    """One row as tokens.
+class _Draft:
+    """An example before its tokens. texts: to encode. mark: what veils typed control tokens in them, None if there are none.
+    finish: makes the example of their ids."""
 
-    input_ids: token ids, length n. labels: for each token its own id if it is trained, else -100, length n (the loss
-    shifts them: position i predicts token i + 1). where: the row it comes from.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    where: str
-
-    @property
-    def trained(self) -> int:
-        """Tokens that will be predicted and trained; the first of a row has no predecessor."""
-        return sum(label != IGNORE for label in self.labels[1:])
+    texts: list[str]
+    mark: str | None
+    finish: Callable[[Sequence[list[int]]], Example]
 
 
 class Renderer:
@@ -39,163 +43,232 @@ class Renderer:
     Args:
         tokenizer: a transformers tokenizer with a chat template.
         assistant_only: label the answers and their stop tokens only, or every token.
+
+    Attributes:
+        stop_token_id: the token that ends an answer. controls: the control tokens of the vocabulary and template.
+        spelled: rows in which control tokens were spelled out and kept text. ended: those where one ends an answer.
+        formatted: plain texts that had them already.
+
+    Raises:
+        ModelError: the template ends answers with no special token.
     """
 
     def __init__(self, tokenizer: Any, assistant_only: bool = True) -> None:
         self.tokenizer = tokenizer
         self.assistant_only = assistant_only
-        special = _special(tokenizer)
-        self._controls = [token for token, number in tokenizer.get_added_vocab().items() if number in special]
-        self.stop_token_id = self._find_stop_token()
+        special = special_ids(tokenizer)
+        self._turns = Turns(tokenizer, special)
+        self.stop_token_id = self._turns.stop_id
+        self.controls = ControlTokens(tokenizer, find_turn_tokens(tokenizer, special))
+        self._splicer = Splicer(self.controls.encode, self.controls.starts, self._probes())
+        self.spelled, self.ended, self.formatted = Tally(), Tally(), Tally()
+        begun = tokenizer("a")["input_ids"][:1]
+        self._bos = begun if begun == [tokenizer.bos_token_id] else []
 
-    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+    @property
+    def stop_token_ids(self) -> set[int]:
+        """All tokens that end something that is trained: answers, calls of tools, plain texts."""
+        return {*self._turns.stops.values(), self.tokenizer.eos_token_id} - {None}
+
+    def notes(self, conversations: int, examples: int) -> tuple[str, ...]:
+        """What was done to the rows seen so far that a user should know; counts: of what they were and became."""
+        told = (
+            (self.spelled.count, f"control tokens of this model are spelled out in {self.spelled}: they stay text"),
+            (self.ended.count, f"answers end with a spelled-out stop token in {self.ended}: take it out, one is added to each"),
+            (self.formatted.count, f"plain text begins with a control token in {self.formatted}: taken as formatted already"),
+            (examples - conversations, f"the template rewrites earlier turns: {examples:,} examples from rows: {conversations:,}"),
+        )
+        return tuple(note for count, note in told if count > 0)
+
+    def prompt_ids(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Tokens of a conversation that waits for the assistant.
 
         Raises:
-            DataError: a message contains a control token of this model, spelled out.
+            DataError: a message spells out a control token, and this tokenizer cannot keep that text.
         """
-        self._refuse_controls(messages, "The message")
-        return self._ids(self._text(messages, True))
+        mark = self._mark(messages, tools, "The conversation")
+        text = self._turns.text(*self._veiled(messages, tools, mark), prompt=True)
+        return self._encode([text], mark, "The message", messages)[0]
 
-    def examples(self, conversations: Iterable[Conversation], watch: Callable[[int], None] = lambda done: None) -> list[Example]:
-        """One example a conversation. ``watch`` is told how many are done.
+    def examples(
+        self, conversations: Iterable[Conversation], watch: Callable[[int], None] = lambda done: None, bad: OnBadRow = refuse
+    ) -> list[Example]:
+        """The examples of conversations, in order: mostly one each, more where the template rewrites earlier turns.
 
-        Raises:
-            DataError: the template rewrites earlier turns, or a row contains control tokens (with file and line).
+        Args:
+            watch: told how many conversations are done. bad: told of rows the template cannot show exactly, which are then
+                left out; by default it raises RowError (with file and line).
         """
-        examples = []
-        for number, conversation in enumerate(conversations, 1):
-            examples.append(self.example(conversation))
-            watch(number)
-        return examples
+        made: list[Example] = []
+        done = 0
+        rows = iter(conversations)
+        while chunk := list(islice(rows, TOGETHER)):
+            for examples in self._chunk(chunk, bad):
+                made += examples
+                done += 1
+                watch(done)
+        return made
 
     def example(self, conversation: Conversation) -> Example:
-        """The tokens and labels of one conversation; raises as `examples`."""
+        """The one example of a conversation. Raises RowError as `examples`, and if the template needs several."""
+        examples = self.examples([conversation])
+        if len(examples) != 1:
+            raise RowError(
+                f"{conversation.where}: the chat template rewrites earlier turns, so its answers take {len(examples)} examples.",
+                "Ask for `examples`.",
+            )
+        return examples[0]
+
+    def _chunk(self, conversations: Sequence[Conversation], bad: OnBadRow) -> Iterator[list[Example]]:
+        """The examples of each conversation. Texts with nothing veiled in them are encoded together."""
+        drafts = [_attempt(partial(self._drafts, conversation), bad) for conversation in conversations]
+        texts = [text for row in drafts for draft in row if draft.mark is None for text in draft.texts]
+        encoded = iter(self.controls.encode(texts))
+        for conversation, row in zip(conversations, drafts):
+            tokens = [list(islice(encoded, len(draft.texts))) if draft.mark is None else None for draft in row]
+            yield _attempt(partial(self._finished, conversation, row, tokens), bad)
+
+    def _finished(
+        self, conversation: Conversation, drafts: Sequence[_Draft], tokens: Sequence[list[list[int]] | None]
+    ) -> list[Example]:
         messages = conversation.as_dicts()
-        self._refuse_controls(messages, conversation.where)
-        ids: list[int] = []
-        labels: list[int] = []
-        done, rest = "", list[int]()
-        for index, message in enumerate(messages):
-            if message["role"] == "assistant":
-                done, rest = self._turn(messages, index, done, ids, labels, conversation.where)
+        return [
+            draft.finish(self._encode(draft.texts, draft.mark, conversation.where, messages) if ids is None else ids)
+            for draft, ids in zip(drafts, tokens)
+        ]
+
+    def _drafts(self, conversation: Conversation) -> list[_Draft]:
+        """One draft, or more if the template rewrites earlier turns. Raises RowError."""
+        if conversation.is_document:
+            return [self._document(conversation)]
+        where, marked = conversation.where, conversation.as_dicts()
+        mark = self._mark(marked, conversation.tools, where)
+        if mark is not None:
+            self._tell_spelled(conversation)
+        messages, tools = self._veiled(marked, conversation.tools, mark)
+        answers = [message.role == "assistant" for message in conversation.messages]
+        learnt = [answer and message.train for answer, message in zip(answers, conversation.messages)]
         if self.assistant_only:
-            return Example(ids + rest, labels + [IGNORE] * len(rest), conversation.where)
-        text = self._text(messages, False)
-        whole = self._ids(text)
-        return Example(whole, list(whole), conversation.where)
-
-    def _turn(
-        self, messages: list[dict[str, str]], index: int, done: str, ids: list[int], labels: list[int], where: str
-    ) -> tuple[str, list[int]]:
-        """Extend ids and labels, which spell ``done``, up to the stop token of the assistant turn ``messages[index]``.
-        Gives the text they now spell, and the tokens that close the turn should nothing follow it."""
-        if index == 0:
-            raise DataError(
-                f"{where}: the assistant speaks first, and a chat template makes no prompt of nothing.",
-                "Begin with a user or system message.",
-            )
-        before, after = self._text(messages[:index], True), self._text(messages[: index + 1], False)
-        if not after.startswith(before):
-            raise DataError(
-                f"{where}: the chat template does not keep the prompt as it was once the answer follows, so where the "
-                "answer begins cannot be known.",
-                "Choose another template with --chat-template, such as chatml.",
-            )
-        if not before.startswith(done):
-            raise DataError(
-                f"{where}: the chat template rewrites earlier turns (message {index + 1}), so they cannot be trained in one row.",
-                "Split the conversation so that each row ends with one answer.",
-            )
-        prompt = self._continue(ids, done, before)
-        labels.extend([IGNORE] * len(prompt))
-        ids.extend(prompt)
-        # A token may straddle prompt and answer; generation will see the prompt's own tokens, so training must too.
-        answer = self._continue(ids, before, after)
-        end = self._stop(answer, where)
-        ids.extend(answer[:end])
-        labels.extend(answer[:end])
-        stop = self.tokenizer.convert_ids_to_tokens(self.stop_token_id)
-        return after[: after.rindex(stop) + len(stop)], answer[end:]
-
-    def _continue(self, ids: list[int], done: str, text: str) -> list[int]:
-        """Tokens by which ``ids``, which spell ``done``, become ``text``; no token joins the two."""
-        whole = self._ids(text)
-        return whole[len(ids) :] if whole[: len(ids)] == ids else self._ids(text[len(done) :])
-
-    def _stop(self, answer: list[int], where: str) -> int:
-        """Tokens of the answer that are trained: up to and including the stop token."""
+            chains = self._turns.chains(messages, learnt, tools, where)
+            return [self._spliced(chain, [True] * len(chain), mark, where) for chain in chains]
         try:
-            return len(answer) - answer[::-1].index(self.stop_token_id)
-        except ValueError:
-            raise DataError(
-                f"{where}: the chat template does not end this answer with "
-                f"{self.tokenizer.convert_ids_to_tokens(self.stop_token_id)!r} as it ends others.",
-                "Choose another template with --chat-template, such as chatml.",
-            ) from None
+            text = self._turns.text(messages, tools, prompt=False)
+        except ModelError as error:
+            raise RowError(f"{where}: {error.what}", error.fix) from error
+        if learnt == answers:
+            return [_Draft([text], mark, lambda ids: Example(ids[0], list(ids[0]), where))]
+        chains = self._turns.chains(messages, answers, tools, where)
+        if len(chains) > 1 or not text.startswith(chains[0][-1].done):
+            raise RowError(
+                f"{where}: the chat template rewrites earlier turns, so an answer that is not to be trained cannot be left out.",
+                "Train answers only (--assistant-only-loss true).",
+            )
+        flags = [wanted for wanted, answer in zip(learnt, answers) if answer]
+        return [self._spliced(chains[0], flags, mark, where, text)]
 
-    def _find_stop_token(self) -> int:
-        """The token that ends an assistant turn, from the template itself."""
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        before, after = self._text(probe[:1], True), self._text(probe, False)
-        tail = after[len(before) :].lstrip().removeprefix("b") if after.startswith(before) else after.rpartition("b")[2]
-        special = _special(self.tokenizer)
-        for token in self._ids(tail):
-            if token in special:
-                return token
-        raise ModelError(
-            f"The chat template ends an answer with {tail!r}, which holds no special token, so a model trained with it would "
-            "never learn to stop.",
-            "Choose another template with --chat-template, such as chatml.",
-        )
+    def _tell_spelled(self, conversation: Conversation) -> None:
+        self.spelled.add(conversation.where)
+        stops = (*self._turns.stops, *([self.tokenizer.eos_token] if self.tokenizer.eos_token else []))
+        if any(message.role == "assistant" and message.content.rstrip().endswith(stops) for message in conversation.messages):
+            self.ended.add(conversation.where)
 
-    def _refuse_controls(self, messages: list[dict[str, str]], where: str) -> None:
-        for number, message in enumerate(messages, 1):
-            for control in self._controls:
-                if control in message["content"]:
-                    raise DataError(
-                        f"{where}, message {number}: the text contains {control!r}, which this model reads as a control token.",
-                        "Remove it or write it differently.",
-                    )
+    def _spliced(
+        self, turns: Sequence[Turn], learnt: Sequence[bool], mark: str | None, where: str, text: str | None = None
+    ) -> _Draft:
+        """The draft of a text's turns. With ``text``, the whole of it, every token is labelled but for unlearnt answers."""
+        texts = [piece for last, turn in zip([None, *turns], turns) for piece in self._splicer.texts(turn, last)]
+        encode = partial(self.controls.encode, mark=mark)
 
-    def _text(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return render_text(self.tokenizer, messages, add_generation_prompt)
+        def finish(encoded: Sequence[list[int]]) -> Example:
+            ids: list[int] = []
+            labels: list[int] = []
+            rest: list[int] = []
+            for k, turn in enumerate(turns):
+                last = turns[k - 1] if k else None
+                prompt, answer = self._splicer.tokens(turn, last, encoded[2 * k : 2 * k + 2], ids, encode)
+                end = self._end(answer, turn, where)
+                ids += prompt + answer[:end]
+                labels += [IGNORE] * len(prompt) if text is None else prompt
+                labels += answer[:end] if learnt[k] else [IGNORE] * end
+                rest = answer[end:]
+            if text is None:
+                return Example(ids + rest, labels + [IGNORE] * len(rest), where)
+            rest = self._splicer.alone(encode, text[turns[-1].end :])
+            return Example(ids + rest, labels + rest, where)
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return _Draft(texts, mark, finish)
+
+    def _end(self, answer: list[int], turn: Turn, where: str) -> int:
+        """Tokens of the answer that are trained: up to and including the stop token."""
+        stop = self._turns.stops[turn.stop]
+        if stop not in answer:
+            raise RowError(f"{where}: {turn.stop!r} ends an answer as text, but not as a token.", ANOTHER)
+        return len(answer) - answer[::-1].index(stop)
+
+    def _document(self, conversation: Conversation) -> _Draft:
+        """Plain text between BOS, if the vocabulary begins with one, and EOS. A text that begins with a control token was
+        formatted already: its control tokens are meant. In any other they are text."""
+        text, where, eos = conversation.messages[0].content, conversation.where, self.tokenizer.eos_token_id
+        if eos is None:
+            raise ModelError("This model has no EOS token, so plain text would never end.", "Train conversations instead.")
+        formatted = self.controls.begins(text)
+        message = [conversation.messages[0].as_dict()]
+        mark = None if formatted else self._mark(message, (), where)
+        veiled = text if mark is None else self.controls.veil(text, mark)
+        if formatted or mark is not None:
+            (self.formatted if formatted else self.spelled).add(where)
+
+        def finish(encoded: Sequence[list[int]]) -> Example:
+            ids = encoded[0]
+            ids = ids if ids[:1] == self._bos else self._bos + ids
+            ids = ids if formatted and set(ids[-2:]) & self.stop_token_ids else [*ids, eos]
+            return Example(ids, list(ids), where)
+
+        return _Draft([veiled], mark, finish)
+
+    def _mark(self, messages: Messages, tools: Tools, where: str) -> str | None:
+        """What veils the control tokens that are spelled out in these texts, None if there are none. Raises RowError."""
+        if self.controls.find(messages) is None and not (tools and self.controls.find(tools)):
+            return None
+        mark = self.controls.mark_for([messages, tools])
+        if mark is None:
+            raise RowError(f"{where} holds control tokens and every character they could be hidden with.", "Remove it.")
+        return mark
+
+    def _veiled(self, messages: Messages, tools: Tools, mark: str | None) -> tuple[Messages, Tools]:
+        if mark is None:
+            return messages, tools
+        return self.controls.veil(messages, mark), self.controls.veil(tools, mark)
+
+    def _encode(self, texts: Sequence[str], mark: str | None, where: str, messages: Messages) -> list[list[int]]:
+        """Raises RowError if typed control tokens cannot be kept text, with the number of the message."""
+        try:
+            return self.controls.encode(texts, mark)
+        except DataError as error:
+            found = [(number, name) for number, m in enumerate(messages, 1) if (name := self.controls.find(m)) is not None]
+            number, name = found[0] if found else (0, self.controls.names[0])
+            place = f"{where}, message {number}" if number else f"{where}, tools"
+            raise RowError(
+                f"{place}: the text contains {name!r}, which this model reads as a control token. {error.what}", error.fix
+            ) from error
+
+    def _probes(self) -> list[list[Turn]]:
+        """Turns to try the splicing on; none if the template wants other conversations than these."""
+        probes: list[list[Turn]] = []
+        for first in PROBES:
+            messages = [
+                Message(role, content).as_dict() for role, content in zip(("user", "assistant") * 2, (first, "b", first, "b"))
+            ]
+            try:
+                probes += self._turns.chains(messages, [False, True] * 2, (), "A probe")
+            except RowError:
+                continue
+        return probes
 
 
-def render_text(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-    """The template's text for these messages. The template alone writes special tokens, so there is one BOS.
-
-    Raises:
-        ModelError: the template fails on these messages (a role it does not know, turns out of order).
-    """
-    from jinja2 import TemplateError
-
+def _attempt(make: Callable[[], list[Any]], bad: OnBadRow) -> list[Any]:
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
-        roles = " → ".join(message["role"] for message in messages)
-        raise ModelError(
-            f"The chat template refuses a conversation of {roles}: {error}.", "Use roles and an order that the model knows."
-        ) from error
-
-
-def _special(tokenizer: Any) -> set[int]:
-    """Ids of control tokens: those marked special, and EOS."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
-
-
-def cut(examples: list[Example], max_length: int) -> tuple[list[Example], int, int]:
-    """Examples cut to ``max_length`` tokens, how many rows were cut, and how many trained tokens that lost."""
-    cut_rows = lost = 0
-    kept = []
-    for example in examples:
-        if len(example.input_ids) > max_length:
-            shorter = Example(example.input_ids[:max_length], example.labels[:max_length], example.where)
-            cut_rows, lost = cut_rows + 1, lost + example.trained - shorter.trained
-            example = shorter
-        kept.append(example)
-    return kept, cut_rows, lost
+        return make()
+    except RowError as error:
+        bad(error)
+        return []

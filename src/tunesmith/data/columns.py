@@ -1,0 +1,174 @@
+"""Which columns of a data set hold what: named by the user, or found by their names and by what stands in them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
+from tunesmith.errors import DataError, nearest
+
+CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
+"""Columns that hold a list of messages, first the most usual."""
+PAIRS = (
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("instruction", "completion"),
+    ("instruction", "answer"),
+    ("question", "response"),
+    ("question", "output"),
+    ("question", "solution"),
+    ("problem", "solution"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("prompt", "output"),
+    ("input", "output"),
+    ("user", "assistant"),
+    ("sentence", "translation_extra"),
+)
+"""Column pairs that are understood without being named."""
+INPUTS = ("input", "context")
+"""Columns that carry on an instruction, as in Alpaca and Dolly."""
+SYSTEMS = ("system", "system_prompt")
+FORMATS = ("auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text")
+LOOKED_AT = 100
+"""Rows looked at to find the columns."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a row becomes a conversation: from ``messages`` alone, from ``prompt`` and ``completion``, or from ``text``.
+
+    input: stands below the prompt, unless empty. system: the system prompt, unless empty. tools: what may be called.
+    sharegpt: whether messages say from and value. unread: columns that mean nothing here.
+    """
+
+    messages: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    input: str | None = None
+    system: str | None = None
+    text: str | None = None
+    tools: str | None = None
+    sharegpt: bool = field(default=False, compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        fields = (self.system, self.messages, self.prompt, self.input, self.completion, self.text, self.tools)
+        return tuple(name for name in fields if name)
+
+    def describe(self) -> str:
+        """One line for the user."""
+        if self.messages:
+            line = f"messages from {self.messages!r}" + (" (from and value)" if self.sharegpt else "")
+        elif self.text:
+            line = f"plain text from {self.text!r}, every token trained"
+        else:
+            line = " + ".join(repr(name) for name in (self.prompt, self.input) if name) + f" → {self.completion!r}"
+        extra = [f", {what} from {name!r}" for what, name in (("system prompt", self.system), ("tools", self.tools)) if name]
+        unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
+        return line + "".join(extra) + unread
+
+
+def find_columns(
+    rows: Iterable[Row],
+    name: str,
+    messages: str | None = None,
+    prompt: str | None = None,
+    completion: str | None = None,
+    *,
+    system: str | None = None,
+    text: str | None = None,
+    tools: str | None = None,
+    format: str = "auto",
+) -> Columns:
+    """The columns the user named, or those found by their names and contents in the first `LOOKED_AT` rows.
+
+    Args:
+        name: the data set's, for messages. format: one of `FORMATS`; auto takes the first that fits.
+
+    Raises:
+        DataError: a named column is not there, or none was named and none is recognised.
+    """
+    seen = list(islice(rows, LOOKED_AT))
+    there = list(dict.fromkeys(column for row in seen for column in row.values))
+    for column in (messages, prompt, completion, system, text, tools):
+        if column is not None and column not in there:
+            raise DataError(
+                f"{name} has no column {column!r}{nearest(column, there)}; it has {', '.join(there)}.",
+                "Name the columns with --prompt and --completion, --messages, or --text.",
+            )
+    found = Columns(messages, prompt, completion, text=text) if messages or prompt or text else _found(seen, there, name, format)
+    found = replace(
+        found,
+        system=system or found.system or (None if found.text else _first(SYSTEMS, there, found)),
+        tools=tools or (None if found.text else _first(("tools", "functions"), there, found)),
+        sharegpt=found.messages is not None and _speaks(seen, found.messages) == "from",
+    )
+    return replace(found, unread=tuple(column for column in there if column not in found.names))
+
+
+def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Columns:
+    if is_bundled(name) and format == "auto":
+        return Columns(None, *BUNDLED_COLUMNS[name])
+    finders = {
+        "messages": [_conversations],
+        "sharegpt": [_conversations],
+        "prompt_completion": [_pair],
+        "alpaca": [_pair],
+        "text": [_text],
+    }.get(format, [_named_conversations, _pair, _conversations, _text])
+    for find in finders:
+        if found := find(rows, there):
+            return found
+    if format != "auto":
+        raise DataError(f"{name} ({', '.join(there)}) has no columns for the format {format}.", "Name them, or leave format out.")
+    named = f"--prompt {there[0]} --completion {there[-1]}" if len(there) > 1 else f"--text {there[0]}" if there else "--prompt"
+    raise DataError(
+        f"The columns of {name} ({', '.join(there)}) do not say which is the prompt and which the answer.",
+        f"Add {named}, or the columns you mean.",
+    )
+
+
+def _named_conversations(rows: Sequence[Row], there: list[str]) -> Columns | None:
+    column = _first(CONVERSATIONS, there, Columns())
+    return Columns(column) if column and (column == "messages" or _speaks(rows, column)) else None
+
+
+def _conversations(rows: Sequence[Row], there: list[str]) -> Columns | None:
+    """A column of a usual name, or the only one whose values are lists of messages."""
+    speaking = [column for column in there if _speaks(rows, column)]
+    return _named_conversations(rows, there) or (Columns(speaking[0]) if len(speaking) == 1 else None)
+
+
+def _pair(rows: Sequence[Row], there: list[str]) -> Columns | None:
+    spelled = {column.lower(): column for column in reversed(there)}
+    for prompt, completion in PAIRS:
+        if prompt in spelled and completion in spelled:
+            found = Columns(None, spelled[prompt], spelled[completion])
+            return replace(found, input=_first(INPUTS, there, found)) if prompt == "instruction" else found
+    return None
+
+
+def _text(rows: Sequence[Row], there: list[str]) -> Columns | None:
+    column = _first(("text",), there, Columns())
+    return Columns(text=column) if column else None
+
+
+def _first(names: Sequence[str], there: list[str], taken: Columns) -> str | None:
+    """The first of these names that there is, however it is capitalised, and that nothing else is read from."""
+    spelled = {column.lower(): column for column in reversed(there) if column not in taken.names}
+    return next((spelled[name] for name in names if name in spelled), None)
+
+
+def _speaks(rows: Sequence[Row], column: str) -> str | None:
+    """``role`` or ``from``, if the first value there is in this column is a list of messages."""
+    value: Any = next((v for row in rows if (v := row.values.get(column))), None)
+    first = value[0] if isinstance(value, list) else None
+    return next((key for key in ("role", "from") if isinstance(first, dict) and key in first), None)

@@ -1,0 +1,82 @@
+"""Lists of messages to `Message`s: role and content, as chat templates have it, or from and value, as ShareGPT has it."""
+
+from typing import Any
+
+from tunesmith.data.conversation import ROLES, Message
+from tunesmith.data.text import kind_of, text_of
+from tunesmith.data.tool_calls import calls_of
+from tunesmith.errors import RowError, nearest
+
+SPEAKERS = {
+    "system": "system", "human": "user", "user": "user", "prompter": "user",
+    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "model": "assistant", "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool", "ipython": "tool",
+}  # fmt: skip
+"""Who speaks in ShareGPT's form, and the role it is."""
+CALLERS = ("function_call", "tool_call")
+"""Speakers whose text is a call, as JSON."""
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+KEPT = {"assistant": ("name", *THOUGHTS), "tool": ("name", "tool_call_id")}
+"""Fields of a message that chat templates read, by role."""
+
+
+def messages_of(value: Any, where: str, column: str) -> list[Message]:
+    """The messages of a list, each checked. Raises RowError, with the message's number."""
+    if not isinstance(value, list) or not value:
+        raise RowError(
+            f"{where}: {column!r} is {kind_of(value)}, not a list of messages.", 'Write [{"role": "user", "content": …}, …].'
+        )
+    return [_message(item, f"{where}, message {number}") for number, item in enumerate(value, 1)]
+
+
+def _message(item: Any, where: str) -> Message:
+    if isinstance(item, dict) and "from" in item and "role" not in item:
+        return _spoken(item, where)
+    if not isinstance(item, dict) or "role" not in item or not {"content", "tool_calls"} & set(item):
+        raise RowError(f"{where} is not an object with role and content.", 'Write {"role": "user", "content": …}.')
+    role = item["role"]
+    if role not in ROLES:
+        raise RowError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}{nearest(str(role), ROLES)}.", "Rename the role.")
+    more: dict[str, Any] = {key: text_of(item[key], f"{where}, {key}") for key in KEPT.get(role, ()) if item.get(key) is not None}
+    calls = calls_of(item.get("tool_calls"), f"{where}, tool_calls")
+    if calls:
+        _check_caller(role, where)
+        more["tool_calls"] = calls
+    content = "" if calls and item.get("content") is None else text_of(item.get("content"), where)
+    return Message(role, content, _trained(item, role, where), more)
+
+
+def _spoken(item: dict[str, Any], where: str) -> Message:
+    speaker = item["from"]
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
+        raise RowError(
+            f"{where}: {speaker!r} is not a speaker that is known{nearest(str(speaker), SPEAKERS)}.",
+            "Use human and gpt, system, tool, or function_call.",
+        )
+    role, text = SPEAKERS[speaker], text_of(item.get("value"), where)
+    train = _trained(item, role, where)
+    if speaker in CALLERS:
+        return Message(role, "", train, {"tool_calls": calls_of(text, f"{where}, value")})
+    return Message(role, text, train)
+
+
+def _check_caller(role: str, where: str) -> None:
+    if role != "assistant":
+        raise RowError(f"{where}: tool_calls stand in a message of {role}.", "Only the assistant calls tools.")
+
+
+def _trained(item: dict[str, Any], role: str, where: str) -> bool:
+    """What ``train`` or ``weight`` say: whether an answer is learnt. They can leave an answer out, not take anything else in."""
+    train, weight = item.get("train"), item.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise RowError(f"{where}: train is {train!r}, not true or false.", "Write true or false.")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise RowError(f"{where}: weight is {weight!r}; an answer is learnt (1) or not (0).", "Write 0 or 1.")
+    if role != "assistant" and (train or weight):
+        raise RowError(
+            f"{where}: it is marked to be trained, but it is {role}'s, and only answers can be.",
+            "Remove the mark, or train every token with --assistant-only-loss false.",
+        )
+    return train is not False and weight != 0

@@ -1,0 +1,124 @@
+"""The data sets of a recipe: one, several, or a mixture with weights."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.bad_rows import OnBadRow
+from tunesmith.data.columns import LOOKED_AT, Columns, find_columns
+from tunesmith.data.conversation import Conversation
+from tunesmith.data.formats import conversations
+from tunesmith.data.sources import iter_rows
+from tunesmith.mixed_data import MixedData
+from tunesmith.recipe import Recipe
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One data set. split, config: of a hub or saved one. weight: how often its rows are used in an epoch. named: columns the
+    user named, and the format, as `find_columns` takes them."""
+
+    name: str
+    split: str = "train"
+    config: str | None = None
+    weight: float = 1.0
+    named: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, limit: int | None, bad: OnBadRow) -> "OpenPart":
+        """Find its columns; its conversations are then read one by one.
+
+        Args:
+            limit: read at most so many rows. bad: told of rows at fault.
+
+        Raises:
+            DataError: see `iter_rows` and `find_columns`.
+        """
+        rows = iter_rows(self.name, self.split, self.config, limit, bad)
+        seen = list(islice(rows, LOOKED_AT))
+        columns = find_columns(seen, self.name, **self.named)
+        return OpenPart(self, columns, self._weighted(conversations(chain(seen, rows), columns, bad)))
+
+    def _weighted(self, made: Iterator[Conversation]) -> Iterator[Conversation]:
+        return made if self.weight == 1 else (replace(conversation, weight=self.weight) for conversation in made)
+
+
+@dataclass(frozen=True)
+class OpenPart:
+    """A data set whose columns are known, and its conversations, to be read once."""
+
+    part: Part
+    columns: Columns
+    conversations: Iterator[Conversation]
+
+
+def parts_of(recipe: Recipe) -> list[Part]:
+    """The data sets a recipe names."""
+    if recipe.datasets:
+        return [_mixed(entry, recipe) for entry in recipe.datasets]
+    named = {
+        "messages": recipe.messages, "prompt": recipe.prompt, "completion": recipe.completion, "system": recipe.system,
+        "text": recipe.text, "tools": recipe.tools, "format": recipe.dataset_format,
+    }  # fmt: skip
+    return [Part(name, recipe.dataset_split, recipe.dataset_config, 1.0, named) for name in _names(recipe.dataset_name)]
+
+
+def _names(name: str) -> list[str]:
+    """One name, or several with commas between them."""
+    names = [part.strip() for part in name.split(",")]
+    return [name] if len(names) == 1 or Path(name).expanduser().exists() else [part for part in names if part]
+
+
+def _mixed(entry: MixedData, recipe: Recipe) -> Part:
+    named = entry.model_dump(include={"messages", "prompt", "completion", "system", "text", "tools"})
+    return Part(entry.path, entry.split or recipe.dataset_split, entry.subset, entry.weight, {**named, "format": entry.type})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The data sets of a recipe, ready to be read, once, one after another."""
+
+    parts: Sequence[OpenPart]
+
+    @property
+    def columns(self) -> Columns:
+        """Of the first data set."""
+        return self.parts[0].columns
+
+    @property
+    def conversations(self) -> Iterator[Conversation]:
+        return chain.from_iterable(part.conversations for part in self.parts)
+
+    def describe(self) -> str:
+        """How rows are read, in one line."""
+        if len(self.parts) == 1 and self.parts[0].part.weight == 1:
+            return self.columns.describe()
+        return " | ".join(f"{one.part.name} × {one.part.weight:g}: {one.columns.describe()}" for one in self.parts)
+
+
+def open_data(recipe: Recipe, bad: OnBadRow) -> Opened:
+    """Find the columns of every data set of a recipe. Raises DataError as `Part.open`."""
+    return Opened([part.open(recipe.max_rows, bad) for part in parts_of(recipe)])
+
+
+def times(weights: Floats, seed: int) -> Ints:
+    """How often each conversation is used in an epoch: as its weight says. Of a fraction, that share of the conversations with
+    this weight is used once more, drawn by seed.
+
+    Args:
+        weights: ``[n]``, above 0.
+    """
+    whole = np.floor(weights).astype(np.int64)
+    draw = np.random.default_rng(seed)
+    for weight in np.unique(weights):
+        alike = np.flatnonzero(weights == weight)
+        more = round(float(weight - np.floor(weight)) * len(alike))
+        whole[draw.permutation(alike)[:more]] += 1
+    return whole

@@ -1,0 +1,121 @@
+"""A chat template at work: what it makes of messages and tools, and the ways it wants them written."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.errors import ModelError
+
+Messages = list[dict[str, Any]]
+Tools = Sequence[dict[str, Any]]
+
+PROBE_NAME, PROBE_VALUE = "find_nearby_lighthouse", "saltmarsh"
+PROBE_TOOL = {
+    "type": "function",
+    "function": {"name": PROBE_NAME, "description": "Finds.", "parameters": {"type": "object", "properties": {}}},
+}
+PROBE_CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"id": "call00000", "type": "function", "function": {"name": PROBE_NAME, "arguments": {"near": PROBE_VALUE}}}],
+}
+ASKED = {"role": "user", "content": "a"}
+
+
+def render_text(tokenizer: Any, messages: Messages, add_generation_prompt: bool, tools: Tools = ()) -> str:
+    """The template's text for these messages. The template alone writes special tokens, so there is one BOS.
+
+    Raises:
+        ModelError: the template fails on these messages (a role it does not know, turns out of order).
+    """
+    from jinja2 import TemplateError
+
+    options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        roles = " → ".join(message["role"] for message in messages)
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise ModelError(
+            f"The chat template refuses a conversation of {roles}: {reason}.", "Use roles and an order that the model knows."
+        ) from error
+
+
+def find_stop(tokenizer: Any, special: set[int]) -> tuple[int, str]:
+    """The token that ends an answer, from the template itself, and what the prompt adds that no answer begins with: models
+    that always think are prompted with ``<think>``, which their template leaves out again once the answer stands there.
+
+    Raises:
+        ModelError: answers end with no special token.
+    """
+    probe = [ASKED, {"role": "assistant", "content": PROBE_VALUE}]
+    before, after = render_text(tokenizer, probe[:1], True), render_text(tokenizer, probe, False)
+    kept = _in_common(before, after)
+    tail = after.rpartition(PROBE_VALUE)[2]
+    for token in tokenizer(tail, add_special_tokens=False)["input_ids"]:
+        if token in special:
+            return token, before[kept:]
+    raise ModelError(
+        f"The chat template ends an answer with {tail!r}, which holds no special token, so a model trained with it would "
+        "never learn to stop.",
+        "Choose another template with --chat-template, such as chatml.",
+    )
+
+
+def find_turn_tokens(tokenizer: Any, special: set[int]) -> list[str]:
+    """Added tokens that open turns without being marked special, as DeepSeek's do."""
+    asked, prompt = render_text(tokenizer, [ASKED], False), render_text(tokenizer, [ASKED], True)
+    added = {number: name for name, number in tokenizer.get_added_vocab().items() if number not in special and name.strip()}
+    opened = prompt[len(asked) :] if prompt.startswith(asked) else ""
+    first = [
+        number for number in tokenizer(opened, add_special_tokens=False)["input_ids"] if number in added | dict.fromkeys(special)
+    ]
+    found = [*tokenizer(asked, add_special_tokens=False)["input_ids"], *first[:1]]
+    return sorted({added[number] for number in found if number in added})
+
+
+@dataclass(frozen=True)
+class CallStyle:
+    """How a template wants an assistant message that calls tools. null: content is null, not empty text. written: arguments
+    are JSON text, not an object."""
+
+    null: bool
+    written: bool
+
+    def of(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message in this style."""
+        if not message.get("tool_calls"):
+            return message
+        calls = []
+        for call in message["tool_calls"]:
+            function = dict(call["function"])
+            if self.written:
+                function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+            calls.append({**call, "function": function})
+        return {**message, "content": None if self.null and not message["content"] else message["content"], "tool_calls": calls}
+
+
+def find_call_style(tokenizer: Any) -> CallStyle | None:
+    """The first style in which the template writes a call's name, and its arguments as an object; None if there is none."""
+    for style in (CallStyle(null, written) for written in (False, True) for null in (False, True)):
+        tail = probe_tail(tokenizer, style)
+        spoilt = f'\\"{PROBE_VALUE}' in tail or f"'{PROBE_VALUE}'" in tail  # JSON within JSON, or Python
+        if PROBE_NAME in tail and PROBE_VALUE in tail and not spoilt:
+            return style
+    return None
+
+
+def probe_tail(tokenizer: Any, style: CallStyle) -> str:
+    """What the template writes for a call, nothing if it refuses."""
+    try:
+        before = render_text(tokenizer, [ASKED], False, [PROBE_TOOL])
+        after = render_text(tokenizer, [ASKED, style.of(PROBE_CALL)], False, [PROBE_TOOL])
+    except ModelError:
+        return ""
+    return after[_in_common(before, after) :]
+
+
+def _in_common(a: str, b: str) -> int:
+    """Characters both texts begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,89 @@
+"""Proves that the shape of a data set is found by its columns and what stands in them, told in one line, and can be overridden."""
+
+import pytest
+
+from tunesmith.data.columns import Columns, find_columns
+from tunesmith.data.row import Row
+from tunesmith.errors import DataError
+
+SAID = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]
+SPOKEN = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."}]
+
+
+def find(*rows: dict, **named) -> Columns:
+    return find_columns([Row(values, "line 1") for values in rows], "rows.jsonl", **named)
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"messages": SAID}, "messages from 'messages'"),
+        ({"conversations": SPOKEN}, "messages from 'conversations' (from and value)"),
+        ({"conversations": SAID}, "messages from 'conversations'"),
+        ({"id": 1, "dialogue_turns": SPOKEN}, "messages from 'dialogue_turns' (from and value); not read: id"),
+        ({"messages": SAID, "tools": "[]"}, "messages from 'messages', tools from 'tools'"),
+        ({"prompt": "", "completion": ""}, "'prompt' → 'completion'"),
+        ({"prompt": SAID[:1], "completion": SAID[1:]}, "'prompt' → 'completion'"),
+        ({"instruction": "", "input": "", "output": ""}, "'instruction' + 'input' → 'output'"),
+        (
+            {"instruction": "", "context": "", "response": "", "category": ""},
+            "'instruction' + 'context' → 'response'; not read: category",
+        ),
+        ({"instruction": "", "output": "", "system": ""}, "'instruction' → 'output', system prompt from 'system'"),
+        ({"system_prompt": "", "question": "", "response": ""}, "'question' → 'response', system prompt from 'system_prompt'"),
+        ({"Question": "", "Answer": ""}, "'Question' → 'Answer'"),
+        ({"problem": "", "solution": ""}, "'problem' → 'solution'"),
+        ({"text": ""}, "plain text from 'text', every token trained"),
+        ({"instruction": "", "input": "", "output": "", "text": ""}, "'instruction' + 'input' → 'output'; not read: text"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_shape_is_found_and_told_in_one_line(row, line):
+    assert find(row).describe() == line
+
+
+def test_rows_are_looked_at_until_a_column_says_what_it_holds():
+    assert find({"id": 1}, {"talk": None}, {"talk": SPOKEN}).messages == "talk"
+
+
+def test_columns_that_only_later_rows_have_are_columns():
+    assert find({"prompt": "a"}, {"prompt": "a", "completion": "b"}) == Columns(prompt="prompt", completion="completion")
+
+
+def test_two_columns_of_messages_are_not_guessed_between():
+    with pytest.raises(DataError, match=r"\(chosen_chat, rejected_chat\)"):
+        find({"chosen_chat": SAID, "rejected_chat": SAID})
+
+
+def test_one_column_alone_is_offered_as_plain_text():
+    with pytest.raises(DataError) as caught:
+        find({"body": "a"})
+    assert "--text body" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("named", "columns"),
+    [
+        ({"text": "text"}, Columns(text="text")),
+        ({"format": "text"}, Columns(text="text")),
+        ({"format": "alpaca"}, Columns(prompt="instruction", completion="output", input="input", system="system")),
+        ({"format": "sharegpt"}, Columns(messages="conversations", system="system")),
+        ({"prompt": "id", "completion": "text", "system": "input"}, Columns(prompt="id", completion="text", system="input")),
+    ],
+    ids=str,
+)
+def test_what_is_found_can_be_overridden(named, columns):
+    row = {"id": "", "instruction": "", "input": "", "output": "", "text": "", "conversations": SPOKEN, "system": ""}
+    assert find(row, **named) == columns
+
+
+def test_a_format_that_the_columns_do_not_have_is_refused():
+    with pytest.raises(DataError, match="no columns for the format sharegpt"):
+        find({"prompt": "", "completion": ""}, format="sharegpt")
+
+
+@pytest.mark.parametrize("named", [{"system": "sytem"}, {"text": "txt"}, {"tools": "tool"}])
+def test_a_named_column_that_is_missing_suggests_the_nearest(named):
+    (name,) = named.values()
+    with pytest.raises(DataError, match=f"no column '{name}' .did you mean"):
+        find({"system": "", "text": "", "tools": ""}, **named)

@@ -1,0 +1,182 @@
+"""Proves that lists of messages of both forms are read alike, that marks are honoured, and that what is wrong has its number."""
+
+import pytest
+
+from tunesmith.data.columns import Columns
+from tunesmith.data.conversation import Conversation, Message
+from tunesmith.data.formats import to_conversations
+from tunesmith.data.row import Row
+from tunesmith.errors import RowError
+
+TALK = Columns(messages="talk", tools="tools")
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"near": "Bath"}}}
+TOOL = {"type": "function", "function": {"name": "find", "description": "Finds.", "parameters": {"type": "object"}}}
+
+
+def read(columns: Columns = TALK, **values) -> Conversation:
+    return to_conversations([Row(values, "rows.jsonl line 4")], columns)[0]
+
+
+def refusal(columns: Columns = TALK, **values) -> str:
+    with pytest.raises(RowError) as caught:
+        read(columns, **values)
+    assert caught.value.what.startswith("rows.jsonl line 4")
+    assert "--on-bad-row skip" in caught.value.fix
+    return caught.value.what
+
+
+def say(role: str, content: str, **more) -> dict:
+    return {"role": role, "content": content, **more}
+
+
+def test_speakers_are_roles():
+    spoken = [
+        ("system", "Be brief."),
+        ("human", "Hi"),
+        ("gpt", "Hello"),
+        ("user", "Bye"),
+        ("chatgpt", "Ciao"),
+        ("observation", "12"),
+    ]
+    messages = read(talk=[{"from": who, "value": text} for who, text in spoken]).messages
+    assert [m.role for m in messages] == ["system", "user", "assistant", "user", "assistant", "tool"]
+    assert [m.content for m in messages] == [text for _, text in spoken]
+
+
+def test_an_unknown_speaker_is_refused_with_its_number():
+    assert "message 2: 'humn' is not a speaker that is known (did you mean human?)" in refusal(
+        talk=[{"from": "gpt", "value": "a"}, {"from": "humn", "value": "b"}]
+    )
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_what_a_speaker_says_must_be_text(value):
+    assert "message 1 is" in refusal(talk=[{"from": "human", "value": value}, {"from": "gpt", "value": "b"}])
+
+
+# ---- marks
+
+
+@pytest.mark.parametrize(
+    ("mark", "trained"),
+    [({}, True), ({"train": True}, True), ({"train": False}, False), ({"weight": 1}, True), ({"weight": 0}, False),
+     ({"weight": 0.0}, False), ({"train": None, "weight": None}, True), ({"train": True, "weight": 0}, False)],
+    ids=str,
+)  # fmt: skip
+def test_train_and_weight_say_whether_an_answer_is_learnt(mark, trained):
+    messages = read(talk=[say("user", "a"), say("assistant", "b", **mark), say("user", "c"), say("assistant", "d")]).messages
+    assert [m.train for m in messages if m.role == "assistant"] == [trained, True]
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0.5}, {"weight": -1}, {"weight": "1"}, {"weight": True}, {"train": "no"}, {"train": 0}], ids=str
+)
+def test_other_marks_are_refused_with_the_number(mark):
+    assert "message 2: " in refusal(talk=[say("user", "a"), say("assistant", "b", **mark)])
+
+
+@pytest.mark.parametrize("mark", [{"train": True}, {"weight": 1}])
+def test_a_question_cannot_be_marked_to_be_trained(mark):
+    assert "message 1: it is marked to be trained" in refusal(talk=[say("user", "a", **mark), say("assistant", "b")])
+
+
+def test_a_row_whose_answers_are_all_marked_out_is_refused():
+    assert "every answer is marked not to be trained" in refusal(talk=[say("user", "a"), say("assistant", "b", train=False)])
+
+
+# ---- tools
+
+
+CALLING = [
+    say("assistant", "", tool_calls=[CALL]),
+    say("assistant", None, tool_calls=[{"function": {"name": "find", "arguments": '{"near": "Bath"}'}}]),
+    {"role": "assistant", "tool_calls": [{"name": "find", "arguments": {"near": "Bath"}}]},
+    {"role": "assistant", "content": "", "tool_calls": '[{"name": "find", "parameters": {"near": "Bath"}}]'},
+    {"from": "function_call", "value": '{"name": "find", "arguments": {"near": "Bath"}}'},
+]
+
+
+@pytest.mark.parametrize("message", CALLING, ids=range(len(CALLING)))
+def test_calls_in_every_form_are_one_form(message):
+    answer = read(talk=[say("user", "a"), message]).messages[1]
+    assert answer == Message("assistant", "", more={"tool_calls": [CALL]})
+
+
+@pytest.mark.parametrize("tools", [[TOOL], [TOOL["function"]], f"[{TOOL!r}]".replace("'", '"')], ids=["wrapped", "bare", "text"])
+def test_tools_in_every_form_are_one_form(tools):
+    assert read(talk=[say("user", "a"), say("assistant", "b")], tools=tools).tools == (TOOL,)
+
+
+@pytest.mark.parametrize("tools", [None, [], ""])
+def test_a_row_may_have_no_tools(tools):
+    assert read(talk=[say("user", "a"), say("assistant", "b")], tools=tools).tools == ()
+
+
+def test_what_templates_read_of_a_result_is_kept():
+    result = say("tool", "12", name="find", tool_call_id="7", extra="x")
+    assert read(talk=[result, say("assistant", "b")]).messages[0].more == {"name": "find", "tool_call_id": "7"}
+
+
+@pytest.mark.parametrize(
+    ("calls", "says"),
+    [
+        ("{", "message 2, tool_calls is text that is not JSON"),
+        ([{"arguments": {}}], "message 2, tool_calls, call 1 has no name"),
+        ([CALL, {"name": "find", "arguments": "["}], "call 2, its arguments is text that is not JSON"),
+        ([{"name": "find", "arguments": [1]}], "its arguments are a list, not an object"),
+        (7, "tool_calls is a int, not a list"),
+        ([{"name": "find", "arguments": {"a": "\ud83d"}}], "half a character"),
+    ],
+    ids=str,
+)
+def test_calls_that_are_none_are_refused_with_their_number(calls, says):
+    assert says in refusal(talk=[say("user", "a"), say("assistant", "", tool_calls=calls)])
+
+
+def test_only_the_assistant_calls():
+    assert "message 1: tool_calls stand in a message of user" in refusal(
+        talk=[say("user", "a", tool_calls=[CALL]), say("assistant", "b")]
+    )
+
+
+def test_tools_without_a_name_are_refused():
+    assert "column 'tools', tool 2 has no name" in refusal(talk=[say("user", "a"), say("assistant", "b")], tools=[TOOL, {}])
+
+
+# ---- other shapes
+
+
+ALPACA = Columns(prompt="instruction", completion="output", input="input", system="system")
+
+
+@pytest.mark.parametrize(("given", "asked"), [("12", "Add.\n\n12"), ("", "Add."), (None, "Add.")])
+def test_an_input_stands_below_its_instruction_unless_it_is_empty(given, asked):
+    messages = read(ALPACA, instruction="Add.", input=given, output="There.", system="").messages
+    assert [m.content for m in messages] == [asked, "There."]
+
+
+def test_a_system_prompt_comes_first():
+    messages = read(ALPACA, instruction="Add.", input="", output="There.", system="Be brief.").messages
+    assert messages[0] == Message("system", "Be brief.")
+
+
+def test_two_system_prompts_are_refused():
+    columns = Columns(messages="talk", system="system")
+    assert "a system prompt in 'system' and another" in refusal(
+        columns, talk=[say("system", "a"), say("user", "b"), say("assistant", "c")], system="d"
+    )
+
+
+def test_plain_text_is_a_document():
+    row = read(Columns(text="text"), text="Once upon a time")
+    assert row.is_document
+    assert row.messages[0].content == "Once upon a time"
+
+
+@pytest.mark.parametrize("text", ["", " \n", None, 4])
+def test_plain_text_that_is_none_is_refused(text):
+    assert "column 'text'" in refusal(Columns(text="text"), text=text)
+
+
+def test_a_nul_character_is_refused():
+    assert "message 1 holds a NUL character" in refusal(talk=[say("user", "a\0b"), say("assistant", "c")])

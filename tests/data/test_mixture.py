@@ -1,0 +1,149 @@
+"""Proves that several data sets become one, each read in its own way and as often as its weight says."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith.data.bad_rows import refuse
+from tunesmith.data.dataset import Dataset, prepare
+from tunesmith.data.mixture import open_data, times
+from tunesmith.errors import DataError, RecipeError
+from tunesmith.recipe import Recipe
+
+
+def _write(path, count: int, make=lambda n: {"prompt": f"Question {n}?", "completion": f"Answer {n}."}) -> str:
+    path.write_text("".join(json.dumps(make(n)) + "\n" for n in range(count)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def pairs(tmp_path) -> str:
+    return _write(tmp_path / "pairs.jsonl", 10)
+
+
+@pytest.fixture
+def spoken(tmp_path) -> str:
+    return _write(
+        tmp_path / "spoken.jsonl", 6,
+        lambda n: {"conversations": [{"from": "human", "value": f"Hm {n}?"}, {"from": "gpt", "value": f"Aha {n}."}]},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def load(renderer_of):
+    def dataset(**settings) -> Dataset:
+        return prepare(Recipe.of(settings), renderer_of("chatml"), 512)
+
+    return dataset
+
+
+def uses(dataset: Dataset) -> Counter[str]:
+    return Counter(example.where for row in dataset.rows for example in row)
+
+
+def test_each_data_set_is_read_in_its_own_way_and_told(load, pairs, spoken):
+    data = load(datasets=[pairs, {"path": spoken}])
+    assert len(uses(data)) == data.facts.rows == 16
+    assert data.facts.columns == (
+        f"{pairs} × 1: 'prompt' → 'completion' | {spoken} × 1: messages from 'conversations' (from and value)"
+    )
+
+
+def test_names_with_commas_are_several_data_sets(load, pairs, spoken):
+    assert uses(load(dataset_name=f"{pairs}, {spoken}")) == uses(load(datasets=[pairs, spoken]))
+
+
+def test_a_pattern_is_all_files_it_fits(load, tmp_path):
+    for n in range(3):
+        _write(tmp_path / f"part-{n}.jsonl", 2)
+    (tmp_path / "part-3.txt").write_text("not data")
+    assert load(dataset_name=str(tmp_path / "part-*")).facts.rows == 6
+
+
+def test_a_file_with_a_comma_in_its_name_is_that_file(load, tmp_path):
+    assert load(dataset_name=_write(tmp_path / "a,b.jsonl", 3)).facts.rows == 3
+
+
+@pytest.mark.parametrize(("weight", "total"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.04, 0)])
+def test_a_weight_says_how_often_rows_are_used(load, pairs, spoken, weight, total):
+    used = uses(load(datasets=[{"path": pairs, "weight": weight}, spoken]))
+    of_pairs = [count for where, count in used.items() if where.startswith(pairs)]
+    assert sum(of_pairs) == total
+    assert max(of_pairs, default=0) - min(of_pairs, default=0) <= 1
+    assert sum(used.values()) == total + 6
+
+
+def test_the_seed_decides_which_rows_a_fraction_takes(load, pairs, spoken):
+    half = {"datasets": [{"path": pairs, "weight": 0.5}, spoken]}
+    assert uses(load(**half)) == uses(load(**half))
+    assert len({frozenset(uses(load(**half, seed=seed))) for seed in range(5)}) > 1
+
+
+def test_rows_used_twice_are_never_both_trained_on_and_held_out(load, pairs, spoken):
+    data = load(datasets=[{"path": pairs, "weight": 3}, spoken], val_size=8)
+    assert data.facts.held_out == 8
+    assert not {example.where for example in data.held_out} & set(uses(data))
+
+
+@given(st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0]), max_size=40), st.integers(0, 5))
+def test_every_weight_is_kept_to_as_nearly_as_whole_rows_can(weights, seed):
+    used = times(np.array(weights, np.float64), seed)
+    for weight in set(weights):
+        alike = [count for count, w in zip(used, weights) if w == weight]
+        assert abs(sum(alike) - weight * len(alike)) <= 0.5
+        assert set(alike) <= {int(weight), int(weight) + 1}
+
+
+def test_split_type_and_columns_are_those_of_the_entry(tmp_path):
+    from datasets import Dataset as Rows
+    from datasets import DatasetDict
+
+    folder = str(tmp_path / "saved")
+    rows = [{"instruction": "Add.", "input": "12", "output": "There.", "text": "All of it."}]
+    DatasetDict(train=Rows.from_list(rows * 2), test=Rows.from_list(rows)).save_to_disk(folder)
+    entries = [{"path": folder, "split": "test"}, {"path": folder, "type": "text"}]
+    parts = open_data(Recipe.of({"datasets": entries}), refuse).parts
+    assert [len(list(part.conversations)) for part in parts] == [1, 2]
+    assert [part.columns.describe().partition(";")[0] for part in parts] == [
+        "'instruction' + 'input' → 'output'", "plain text from 'text', every token trained",
+    ]  # fmt: skip
+
+
+def test_a_mixture_survives_yaml(tmp_path, pairs, spoken):
+    recipe = Recipe.of({"datasets": [pairs, {"path": spoken, "weight": 2, "type": "sharegpt"}]})
+    recipe.write(tmp_path / "run.yaml")
+    assert Recipe.of(Recipe.read(tmp_path / "run.yaml")) == recipe
+    assert recipe.dataset_name == f"{pairs} + {spoken}"
+
+
+@pytest.mark.parametrize(
+    ("datasets", "says"),
+    [
+        ([], "datasets names no data set"),
+        ([{"weight": 2}], "datasets.0.path"),
+        ([{"path": "a", "weight": 0}], "datasets.0.weight: 0 will not do"),
+        ([{"path": "a", "wieght": 1}], "datasets.0.wieght"),
+        ([{"path": "a", "type": "alpca"}], "datasets.0.type: 'alpca'"),
+        ([{"path": "a", "prompt": "q"}], "give both"),
+        ("a.jsonl", "datasets"),
+        (["a.jsonl", {"path": "a.jsonl", "weight": 2}], "datasets names a.jsonl twice"),
+    ],
+    ids=str,
+)
+def test_a_mixture_that_is_none_is_refused(datasets, says):
+    with pytest.raises(RecipeError, match=says):
+        Recipe.of({"datasets": datasets})
+
+
+def test_a_mixture_beside_another_data_set_is_a_contradiction():
+    with pytest.raises(RecipeError, match="give one"):
+        Recipe.of({"dataset_name": "yoda", "datasets": ["a.jsonl"]})
+
+
+def test_a_part_that_is_not_there_is_named(load, pairs):
+    with pytest.raises(DataError, match=r"There is no file .*none.jsonl"):
+        load(datasets=[pairs, "./none.jsonl"])
