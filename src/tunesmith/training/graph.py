@@ -20,6 +20,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.flat import FlatParameters
 from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.state import Tensors, optimizer_state, set_optimizer_state
 from tunesmith.training.step import PackLoss
 
 MAX_CAPTURED = 8
@@ -64,6 +65,7 @@ class GraphUpdate:
         self.flat: FlatParameters | None = None
         self.captured_finish: torch.cuda.CUDAGraph | None = None
         self.finishes = 0
+        self.loaded: tuple[Tensors, Mapping[str, float]] = {}, {}
 
     def begin(self, packs: Sequence[Pack], step: int) -> None:
         """Queue the gradient of the window of update ``step`` (1-based); the parameters stay as they are."""
@@ -74,8 +76,8 @@ class GraphUpdate:
             self.inverse.fill_(1 / trained)
             for pack in packs:
                 self._accumulate(pack)
-            if step == 1:
-                self._start()
+            if self.flat is None:
+                self._start(step)
 
     def finish(self, rate: float) -> None:
         """Queue the update whose gradient is there, at this learning rate. A loss or gradient that is not finite is found on
@@ -100,11 +102,25 @@ class GraphUpdate:
         guard.check_norm(norm, self.finishing.step)
         return loss / self.finishing.trained, norm
 
-    def _start(self) -> None:
-        guard.check_gradients(self.parameters, 1)
+    def state(self) -> tuple[Tensors, dict[str, float]]:
+        """The optimizer's tensors and plain numbers between two updates, in host memory. The result of the last update has
+        been waited for, and no gradient is begun."""
+        if self.flat is None:
+            return self.loaded[0], dict(self.loaded[1])
+        return optimizer_state(self.optimizer)
+
+    def load(self, tensors: Tensors, counts: Mapping[str, float], micro_batches: int) -> None:
+        """Go on from such a state, after so many micro-batches; the parameters are set by the caller. The optimizer takes its
+        share when it is made, after the first gradient."""
+        self.loaded = tensors, counts
+        start_seed(self.device, self.recipe.seed).add_(micro_batches)
+
+    def _start(self, step: int) -> None:
+        guard.check_gradients(self.parameters, step)
         self.flat = FlatParameters(list(self.parameters.values()), self.compute)
         self.rate = torch.zeros((), device=self.device)
         self.optimizer = make_optimizer([self.flat.flat], self.recipe, self.peak, self.device)
+        set_optimizer_state(self.optimizer, *self.loaded)
 
     def _accumulate(self, pack: Pack) -> None:
         """Add the gradient of a micro-batch."""

@@ -15,12 +15,25 @@ from tunesmith.data.loader import Loader
 from tunesmith.data.packing import Pack
 from tunesmith.recipe import Recipe
 from tunesmith.training.graph import GraphUpdate
+from tunesmith.training.keeper import Keeper
 from tunesmith.training.schedule import learning_rate
+from tunesmith.training.state import Position, State, host_copy, put_adapter, random_state, set_random_state
 from tunesmith.training.step import PackLoss
 from tunesmith.training.update import EagerUpdate
 
-Window = tuple[float, list[Pack]]
-"""Epochs done after an update, and the packs it reads."""
+
+@dataclass(frozen=True)
+class Window:
+    """What an update reads. after: where the run is when it is made. epochs: done then, fractional."""
+
+    packs: list[Pack]
+    after: Position
+    epochs: float
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tokens of its rows, and tokens trained."""
+        return sum(pack.tokens for pack in self.packs), sum(len(pack.targets) for pack in self.packs)
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,20 @@ def total_updates(loader: Loader, recipe: Recipe) -> int:
 
 
 def train(
-    model: Any, loss_of: PackLoss, loader: Loader, recipe: Recipe, peak: float, eval_packs: Sequence[Pack] = ()
+    model: Any,
+    loss_of: PackLoss,
+    loader: Loader,
+    recipe: Recipe,
+    peak: float,
+    eval_packs: Sequence[Pack] = (),
+    keeper: Keeper = Keeper(),
+    begun_at: State | None = None,
 ) -> Iterator[StepReport]:
     """Train the adapter of ``model`` in place, yielding a report after every update.
+
+    Args:
+        keeper: says after which updates the state is saved, and saves it once the report of that update was taken.
+        begun_at: a state to go on from; the reports begin after it.
 
     Raises:
         TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient.
@@ -62,26 +86,39 @@ def train(
     total = total_updates(loader, recipe)
     warmup = recipe.warmup_steps or math.ceil(recipe.warmup_ratio * total)
     every = recipe.eval_steps or loader.updates_per_epoch
+    if begun_at is not None:
+        restore(begun_at, parameters, update)
+    elif keeper.due(0, total):
+        keeper.save(capture(Position(), parameters, update))
     model.train()
+    windows = _with_next(_ahead(_windows(loader, total, begun_at.position if begun_at else Position())))
     begun = False
     start = time.perf_counter()
     try:
-        for step, ((epoch, packs), following) in enumerate(_with_next(_ahead(_windows(loader, total))), 1):
+        for window, following in windows:
+            step = window.after.step
             rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
             if not begun:
-                update.begin(packs, step)
+                update.begin(window.packs, step)
             update.finish(rate)
             evaluates = bool(eval_packs) and (step % every == 0 or step == total)
-            begun = following is not None and update.overlaps and not evaluates
+            # A state is taken between two updates, with nothing begun.
+            begun = following is not None and update.overlaps and not evaluates and not keeper.due(step, total)
             if following is not None and begun:
                 # The device goes on while the host reads and reports; the parameters wait for the next finish.
-                update.begin(following[1], step + 1)
+                update.begin(following.packs, step + 1)
             loss, norm = update.result()
             seconds = time.perf_counter() - start
             held_out = evaluate(model, loss_of, eval_packs) if evaluates else None
+            if held_out is not None:
+                keeper.evaluated(step, held_out, parameters)
             start = time.perf_counter()
-            tokens, trained = sum(pack.tokens for pack in packs), sum(len(pack.targets) for pack in packs)
-            yield StepReport(step, total, epoch, loss, rate, norm, tokens, trained, seconds, held_out)
+            tokens, trained = window.counts
+            yield StepReport(step, total, window.epochs, loss, rate, norm, tokens, trained, seconds, held_out)
+            if not begun and keeper.due(step, total):
+                keeper.save(capture(window.after, parameters, update))
+                if keeper.stopping:
+                    return
     finally:
         update.close()
 
@@ -93,6 +130,19 @@ def _with_next(windows: Iterator[Window]) -> Iterator[tuple[Window, Window | Non
         following = next(windows, None)
         yield window, following
         window = following
+
+
+def capture(position: Position, parameters: Mapping[str, Parameter], update: EagerUpdate | GraphUpdate) -> State:
+    """The state of a training between two updates."""
+    device = next(iter(parameters.values())).device
+    return State(position, host_copy(parameters), *update.state(), random_state(device))
+
+
+def restore(state: State, parameters: Mapping[str, Parameter], update: EagerUpdate | GraphUpdate) -> None:
+    """Bring a training to such a state."""
+    put_adapter(parameters, state.adapter)
+    update.load(state.optimizer, state.counts, state.position.micro_batches)
+    set_random_state(state.random, next(iter(parameters.values())).device)
 
 
 def make_update(
@@ -115,17 +165,17 @@ def _ahead(windows: Iterator[Window]) -> Iterator[Window]:
             yield window
 
 
-def _windows(loader: Loader, total: int) -> Iterator[Window]:
-    """(epochs done after it, packs) of each update."""
-    done = epoch = 0
+def _windows(loader: Loader, total: int, start: Position = Position()) -> Iterator[Window]:
+    """What each update after ``start`` reads."""
+    done, epoch, first, passes = start.step, start.epoch, start.window, start.micro_batches
     while done < total:
-        for number, packs in enumerate(loader.epoch(epoch), 1):
+        for number, packs in enumerate(loader.epoch(epoch, first), first + 1):
             if packs:
-                done += 1
-                yield epoch + number / loader.updates_per_epoch, packs
+                done, passes = done + 1, passes + len(packs)
+                yield Window(packs, Position(done, epoch, number, passes), epoch + number / loader.updates_per_epoch)
             if done == total:
                 return
-        epoch += 1
+        epoch, first = epoch + 1, 0
 
 
 @torch.no_grad()

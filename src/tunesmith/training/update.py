@@ -11,6 +11,7 @@ from tunesmith.kernels.dropout import start_seed
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.state import Tensors, optimizer_state, set_optimizer_state
 from tunesmith.training.step import PackLoss
 
 
@@ -25,7 +26,7 @@ class EagerUpdate:
     overlaps = False
 
     def __init__(self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float) -> None:
-        self.loss_of, self.parameters = loss_of, parameters
+        self.loss_of, self.parameters, self.recipe = loss_of, parameters, recipe
         self.device = next(iter(parameters.values())).device
         self.max_norm = recipe.max_grad_norm or math.inf
         self.optimizer = make_optimizer(parameters.values(), recipe, peak, self.device)
@@ -67,6 +68,15 @@ class EagerUpdate:
     def result(self) -> tuple[float, float]:
         """The window's mean loss and the norm of its gradient, of the update made last."""
         return self.loss, self.norm
+
+    def state(self) -> tuple[Tensors, dict[str, float]]:
+        """The optimizer's tensors and plain numbers between two updates, in host memory."""
+        return optimizer_state(self.optimizer)
+
+    def load(self, tensors: Tensors, counts: Mapping[str, float], micro_batches: int) -> None:
+        """Go on from such a state, after so many micro-batches; the parameters are set by the caller."""
+        set_optimizer_state(self.optimizer, tensors, counts)
+        start_seed(self.device, self.recipe.seed).add_(micro_batches)
 
     def close(self) -> None:
         """Nothing is held beyond the updates."""

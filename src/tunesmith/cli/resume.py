@@ -1,0 +1,30 @@
+"""`tunesmith resume RUN [--allow-changed]`."""
+
+import argparse
+from pathlib import Path
+
+
+def run(arguments: list[str]) -> int:
+    """Go on where the run was stopped, and end as it would have ended."""
+    parser = argparse.ArgumentParser(
+        prog="tunesmith resume", description="Go on with a run that was stopped; it ends as if it had not been."
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/smollm2-135m-yoda-1")
+    parser.add_argument(
+        "--allow-changed", action="store_true",
+        help="go on although data, base, template or settings (run.yaml) are others now; resumes.jsonl will say which",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+
+    from rich.markup import escape
+
+    from tunesmith.api import resume
+    from tunesmith.cli.show import Show, change_table, console, next_commands
+
+    with Show() as show:
+        result = resume(Path(given.run), allow_changed=given.allow_changed, watch=show)
+    if result.changes:
+        console.print(change_table(result.changes))
+    console.print(f"\n[bold green]Done.[/] The adapter is in [bold]{escape(str(result.folder))}[/]")
+    console.print(next_commands(result.folder))
+    return 0

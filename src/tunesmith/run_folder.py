@@ -1,0 +1,85 @@
+"""A run's folder while a run is in it: claimed by one process, gone on with, finished."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import RunError
+from tunesmith.events import Note, Watch
+from tunesmith.job import check_output
+from tunesmith.origin import describe, differences
+from tunesmith.recipe import Recipe
+from tunesmith.training.checkpoint import Checkpoint, set_aside, state_bytes
+from tunesmith.training.disk import check_room, remove_leftovers
+from tunesmith.training.lock import RunLock
+
+
+@contextmanager
+def claim(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """The folder made and locked, with the recipe in it.
+
+    Raises:
+        RunError: it holds something already, another process has it, or it cannot be written.
+    """
+    check_output(recipe)
+    try:
+        lock = RunLock(folder)
+        with lock:
+            if (folder / "run.yaml").exists():  # another process was faster, and is done
+                check_output(recipe)
+            recipe.write(folder / "run.yaml")
+            yield
+    except OSError as error:
+        if (folder / "run.yaml").exists():
+            raise
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}.", "Give another --output-dir.") from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether every update was made and everything written: the manifest is written last."""
+    try:
+        updates = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["updates"]
+        return bool(updates["done"] >= updates["of"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_space(recipe: Recipe, folder: Path, adapter: int) -> None:
+    """Raises RunError if the disk is too full for the checkpoints that will be there at once, and the adapter of so many
+    bytes."""
+    one, count = state_bytes(adapter, recipe.load_best_model_at_end), recipe.save_total_limit + 1
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    check_room(place, count * one + adapter, f"this run ({count} checkpoints of about {one:,} bytes at once, and the adapter)")
+
+
+def check_same(folder: Path, found: Checkpoint, origin: dict[str, Any], allow_changed: bool, watch: Watch) -> None:
+    """Raises RunError if the run would go on with other data, base, template or settings than it began with."""
+    changed = differences(found.origin, origin)
+    if changed and not allow_changed:
+        raise RunError(
+            f"{folder} was begun with something else: {describe(changed)}.",
+            f"Put that back, or go on all the same with `tunesmith resume {folder} --allow-changed`.",
+        )
+    if changed:
+        watch(Note(f"Going on although it is not as it began: {describe(changed)}"))
+    if moved := differences(found.origin, origin, "machine"):
+        watch(Note(f"Last digits may differ from those of an undisturbed run: {describe(moved)}"))
+
+
+def tidy_and_record(folder: Path, found: Checkpoint | None, origin: dict[str, Any], damaged: list[Path]) -> None:
+    """Remove what was being written when the run ended, set damaged checkpoints aside, and add a line to resumes.jsonl: when,
+    from which update, what had changed since, what was set aside."""
+    for place in (folder, folder / "checkpoints"):
+        remove_leftovers(place)
+    changed = {**differences(found.origin, origin), **differences(found.origin, origin, "machine")} if found else {}
+    record = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "from": found.state.position.step if found else None,
+        "changed": changed,
+        "set aside": [set_aside(path).name for path in damaged],
+    }
+    with (folder / "resumes.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
