@@ -7,9 +7,11 @@ holds the quantised model and one layer more.
 
 import copy
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,7 @@ def write_merged(peft_model: Any, folder: Path, dtype: torch.dtype, stop_ids: li
     base = peft_model.get_base_model()
     parts = list(_parts(base))
     needed = dtype.itemsize * sum(_elements(module, name) for _, module, name in parts)
-    free = shutil.disk_usage(folder).free
-    if free < 1.05 * needed:
-        raise MachineError(
-            f"The merged model takes {needed / 1e9:.1f} GB, and {folder.parent} has {free / 1e9:.1f} GB free.",
-            "Free some space, or give a folder on another disk.",
-        )
+    check_room(folder, needed)
     _write_shards(parts, folder, dtype, needed, watch)
     config = copy.deepcopy(base.config)
     if hasattr(config, "quantization_config"):
@@ -54,6 +51,23 @@ def write_merged(peft_model: Any, folder: Path, dtype: torch.dtype, stop_ids: li
         generation = copy.deepcopy(base.generation_config)
         generation.eos_token_id = stop_ids
         generation.save_pretrained(folder)
+
+
+def merged_tensors(peft_model: Any, merge: bool = True) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    """Name, shape and, when called, values of every tensor of the merged model (or of its base alone), tied ones once."""
+    for key, module, name in _parts(peft_model.get_base_model()):
+        holder = module if merge or not hasattr(module, "get_base_layer") else module.get_base_layer()
+        yield key, _shape(holder, name), partial(_merged, holder, name)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises MachineError if the disk of ``folder`` has less than so many bytes, and a little, free."""
+    free = shutil.disk_usage(folder).free
+    if free < 1.05 * needed:
+        raise MachineError(
+            f"The file takes {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free.",
+            "Free some space, or write to another disk.",
+        )
 
 
 def compute_type(model: Any) -> torch.dtype:
@@ -104,11 +118,15 @@ def _parts(base: nn.Module) -> Iterator[Part]:
             yield f"{path}.{name}" if path else name, module, name
 
 
-def _elements(module: Any, name: str) -> int:
+def _shape(module: Any, name: str) -> tuple[int, ...]:
     holder = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     if name == "weight" and hasattr(holder, "in_features"):  # a 4-bit weight is packed
-        return int(holder.in_features * holder.out_features)
-    return int(getattr(holder, name).numel())
+        return (holder.out_features, holder.in_features)
+    return tuple(getattr(holder, name).shape)
+
+
+def _elements(module: Any, name: str) -> int:
+    return math.prod(_shape(module, name))
 
 
 @torch.no_grad()

@@ -1,0 +1,45 @@
+"""`tunesmith export RUN OUT.gguf`: a file for llama.cpp and what is built on it."""
+
+import argparse
+from pathlib import Path
+
+KINDS = {
+    "f16": "the merged model, 16 bits a weight",
+    "q8_0": "the merged model, 8.5 bits a weight",
+    "f32": "the merged model, exact",
+    "adapter": "the adapter alone, to load beside a GGUF file of its base",
+    "base": "the base alone, as training saw it, in 16 bits: what the adapter fits best",
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Write the file, and say how to use it."""
+    parser = argparse.ArgumentParser(
+        prog="tunesmith export", description="Write a GGUF file of a run for llama.cpp, Ollama and others.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="types:\n" + "\n".join(f"  {kind:8} {what}" for kind, what in KINDS.items()),
+    )  # fmt: skip
+    parser.add_argument("run", help="the run's folder, or any folder with a LoRA adapter")
+    parser.add_argument("out", help="the file to write")
+    parser.add_argument("--type", choices=tuple(KINDS), default="f16", help="what to write [f16]")
+    parser.add_argument("--ollama", action="store_true", help="write a Modelfile beside it")
+    options = parser.parse_args(arguments)
+
+    from rich.markup import escape
+
+    from tunesmith.cli.show import Show, console
+    from tunesmith.ship import export_gguf
+
+    out = Path(options.out)
+    with Show() as show:
+        size = export_gguf(Path(options.run), out, options.type, show, ollama=options.ollama)
+    console.print(f"[bold green]Done.[/] {escape(str(out))}: {KINDS[options.type]}, {size / 1e6:,.0f} MB")
+    if options.ollama:
+        console.print(f"Next: [bold]ollama create NAME -f {escape(str(out.with_name('Modelfile')))}[/]")
+    elif options.type == "adapter":
+        console.print(
+            f"Next: [bold]llama-cli -m BASE.gguf --lora {escape(str(out))}[/] (--type base writes the base that fits best)"
+        )
+    else:
+        console.print(f"Next: [bold]llama-cli -m {escape(str(out))}[/], or --ollama for a Modelfile")
+    return 0

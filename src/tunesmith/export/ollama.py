@@ -1,0 +1,60 @@
+"""A Modelfile for Ollama: the file, the template it was trained with, and where answers end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TURNS = {
+    "chatml": ("<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n"),
+    "phi3": ("<|{role}|>\n{content}<|end|>\n", "<|assistant|>\n"),
+    "zephyr": ("<|{role}|>\n{content}</s>\n", "<|assistant|>\n"),
+    "llama3": (
+        "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+}
+"""Templates of turns that are all alike, which Ollama's own language can say: a turn, and what comes before an answer."""
+Render = Callable[[list[dict[str, Any]]], str]
+
+
+def write_modelfile(path: Path, model: str, render: Render, bos: str, stops: list[str]) -> bool:
+    """Write the Modelfile; returns whether the template could be written in Ollama's language. Where it could not, Ollama takes
+    the one it recognises in the file itself.
+
+    Args:
+        model: name of the GGUF file beside it. render: text of messages that wait for the assistant. bos: token a
+            conversation begins with, or an empty string (Ollama writes it itself). stops: texts that end an answer.
+    """
+    lines = [f"FROM ./{model}"]
+    found = _template(render, bos)
+    if found is not None:
+        turn, before_answer, system = found
+        go = turn.replace("{role}", "{{ .Role }}").replace("{content}", "{{ .Content }}")
+        lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{go}{{{{ end }}}}{before_answer}"""')
+        if system:
+            lines.append(f'SYSTEM """{system}"""')
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return found is not None
+
+
+def _template(render: Render, bos: str) -> tuple[str, str, str] | None:
+    """Turn, what comes before an answer, and the system prompt that is there when none is given: if this says all that the
+    chat template says."""
+    plain = [{"role": "user", "content": "one"}]
+    talk = [*plain, {"role": "assistant", "content": "two"}, {"role": "user", "content": "three"}]
+    given = [{"role": "system", "content": "zero"}, *talk]
+    for turn, before_answer in TURNS.values():
+        for begin in dict.fromkeys(("", bos)):
+
+            def written(messages: list[dict[str, Any]], turn: str = turn, begin: str = begin, end: str = before_answer) -> str:
+                return begin + "".join(turn.format(**message) for message in messages) + end
+
+            text, tail = render(plain), written(plain).removeprefix(begin)
+            lead = text.removesuffix(tail).removeprefix(begin)
+            start, end = turn.format(role="system", content="\0").split("\0")
+            system = lead[len(start) : len(lead) - len(end)] if lead.startswith(start) and lead.endswith(end) else ""
+            talked = ([{"role": "system", "content": system}] if system else []) + talk
+            if (render(talk), render(given)) == (written(talked), written(given)):
+                return turn, before_answer, system
+    return None
