@@ -4,14 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunesmith.api import Run, load, merge, train
+    from tunesmith.api import Run, load, resume, train
+    from tunesmith.ship import export_gguf, merge
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load", "merge", "train"]
+__all__ = ["Run", "export_gguf", "load", "merge", "resume", "train"]
+_AFTER_TRAINING = ("export_gguf", "merge")
 
 
 def __getattr__(name: str) -> Any:
     """The verbs, imported when they are first used: `import tunesmith` itself loads no torch."""
     if name in __all__:
-        return getattr(import_module("tunesmith.api"), name)
+        return getattr(import_module("tunesmith.ship" if name in _AFTER_TRAINING else "tunesmith.api"), name)
     raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 TunesmithError              catch this to catch them all; the command line turns it into one paragraph, exit code 2
 ├── RecipeError             a setting is unknown, has a wrong value, or contradicts another
 ├── DataError               the rows cannot be read or cannot be trained on
+│   └── RowError            one row is at fault; `on_bad_row: skip` leaves it out and counts it
 ├── ModelError              the base model or its tokenizer cannot be used
 ├── AdapterError            the adapter cannot be attached, saved or loaded
 ├── MachineError            this machine cannot do what was asked (memory, device, optimizer)
@@ -29,6 +30,10 @@ class RecipeError(TunesmithError):
 
 class DataError(TunesmithError):
     """The rows cannot be read, or training on them would teach nothing."""
+
+
+class RowError(DataError):
+    """One row is at fault, and the others can be trained on without it."""
 
 
 class ModelError(TunesmithError):

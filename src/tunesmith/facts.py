@@ -31,6 +31,8 @@ def run_facts(job: Prepared, loaded: Loaded, steps: Sequence[StepReport]) -> dic
         "Data": {
             "rows": f"{data.rows:,} trained on, {data.held_out:,} held out",
             "read as": data.columns,
+            **({"left out": data.bad.describe()} if data.bad.count else {}),
+            **({"to know": "; ".join(data.notes)} if data.notes else {}),
             "max_length": f"{data.max_length} tokens ({data.cut_rows} rows cut, {data.lost_tokens} answer tokens lost)",
             "an epoch": f"{data.tokens:,} tokens, {data.trained:,} of them trained",
             "packing": f"{recipe.packing}, {data.packed_rows:,} rows",

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.adapter import attach
-from tunesmith.base.catalog import resolve
+from tunesmith.base.catalog import cache_dir, resolve
 from tunesmith.base.lean import PROBE_TOKENS, speed_up
 from tunesmith.base.load import ComputeType, choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.stream import announce_recomputed
 from tunesmith.base.tokenizer import load_tokenizer
+from tunesmith.data.cache import Cache
 from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader, computed_tokens, default_batch_size, default_split
 from tunesmith.data.packing import Pack, make_pack
@@ -24,7 +25,9 @@ from tunesmith.facts import reset_peak
 from tunesmith.kernels.segments import Segments
 from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
+from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
+from tunesmith.training.lock import holder_of
 from tunesmith.training.loop import total_updates
 from tunesmith.training.offload import with_host_activations
 from tunesmith.training.optimizer import check_optimizer
@@ -34,22 +37,32 @@ from tunesmith.training.step import PackLoss, choose_loss
 REHEARSED_TOKENS = 1024
 
 
-def prepare_run(recipe: Recipe, watch: Watch = lambda event: None) -> tuple[Prepared, Renderer]:
-    """Everything up to the plan: model found, data rendered and packed, memory and time predicted."""
-    check_output(recipe)
+def prepare_run(
+    recipe: Recipe, watch: Watch = lambda event: None, *, begun: bool = False, way: Way | None = None
+) -> tuple[Prepared, Renderer]:
+    """Everything up to the plan: model found, data rendered and packed, memory and time predicted.
+
+    Args:
+        begun: its folder is there already. way: that it was begun in, which it keeps to so that every sum is the same.
+    """
+    if not begun:
+        check_output(recipe)
     source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
     shape = shape_of(source)
     compute = choose_compute(recipe)
     check_optimizer(recipe, compute.device)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
     limit = min(shape.positions, renderer.tokenizer.model_max_length)
-    data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)))
+    cache = Cache(cache_dir() / "rows")
+    data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)), cache)
     resolved = _resolve(recipe, shape, data)
     loader = _loader(resolved, data)
     updates = total_updates(loader, recipe)
     windows = loader.sample()
     packs = [pack for window in windows for pack in window]
     plan = make_plan(shape, resolved, compute, packs, updates, len(packs) / len(windows))
+    if way is not None and (row := next((row for row in plan.rows if row.way == way), None)):
+        plan = dataclasses.replace(plan, chosen=row, reason="as it was begun")
     planned = plan.chosen.way.of(resolved)
     prepared = Prepared(planned, resolved, source, shape, compute, data, _loader(planned, data), plan, updates)
     watch(prepared)
@@ -163,11 +176,15 @@ def eval_packs(job: Prepared) -> list[Pack]:
 
 
 def check_output(recipe: Recipe) -> None:
-    """Raises RunError if the output folder holds anything already."""
+    """Raises RunError if the output folder holds anything already, or another process is about to write into it."""
     folder = Path(recipe.output_dir) if recipe.output_dir else None
+    if folder is not None and (holder := holder_of(folder)):
+        raise RunError(f"{folder} is in use by {holder}.", "Wait for it to end, or give another --output-dir.")
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
-            f"{folder} is not empty: it holds another run or other files.", "Give another --output-dir, or move it away."
+            f"{folder} is not empty: it holds another run or other files.",
+            "Give another --output-dir, or move it away"
+            + (f"; `tunesmith resume {folder}` goes on with it." if (folder / "run.yaml").is_file() else "."),
         )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from tunesmith.amount import parse_bytes
 from tunesmith.errors import RecipeError, nearest
+from tunesmith.mixed_data import DataFormat, MixedData, check_columns, mixture_name, repeated
 
 _NUMBERS = (int, float, int | None, float | None)
 
@@ -67,14 +68,28 @@ class Recipe(BaseModel):
     use_dora: bool = _setting(False, "adapter", "DoRA: magnitude and direction apart; slower.", "dora", "peft_use_dora")
 
     dataset_name: str = _setting(
-        "yoda", "data", "Rows: hub id, file or folder (jsonl, json, csv, tsv, parquet), or the bundled yoda.",
+        "yoda", "data", "Rows: hub id, file, folder or several with commas (jsonl, json, csv, tsv, parquet), or the bundled yoda.",
         "dataset", "data", "train_file", "dataset_path", "train_data",
     )  # fmt: skip
+    datasets: list[MixedData] | None = _setting(
+        None, "data", "A mixture instead: list of {path, type, split, subset, weight}; weight 2 uses rows twice, 0.5 half of them."
+    )
+    dataset_format: DataFormat = _setting(
+        "auto", "data", "How rows are read; auto finds it by the columns.", "dataset_type", "data_format"
+    )
     dataset_split: str = _setting("train", "data", "Split of a hub data set.", "split", "train_split")
     dataset_config: str | None = _setting(None, "data", "Subset of a hub data set.", "subset")
     prompt: str | None = _setting(None, "data", "Column with the user's text.", "prompt_column", "input_column")
     completion: str | None = _setting(None, "data", "Column with the answer.", "completion_column", "output_column")
     messages: str | None = _setting(None, "data", "Column with the conversation.", "messages_column", "conversations")
+    system: str | None = _setting(None, "data", "Column with the system prompt.", "system_column", "field_system")
+    text: str | None = _setting(
+        None, "data", "Column with plain text: every token is trained.", "dataset_text_field", "text_column", "text_field"
+    )
+    tools: str | None = _setting(None, "data", "Column with the tools the assistant may call.", "tools_column")
+    on_bad_row: Literal["error", "skip"] = _setting(
+        "error", "data", "A row that cannot be trained on: stop and say why, or leave such rows out and count them.", "bad_rows"
+    )
     max_rows: int | None = _setting(None, "data", "Use only the first rows.", "max_samples", "max_train_samples", ge=1)
     val_size: float = _setting(
         0.0, "data", "Rows held out for evaluation: a share below 1 or a count.",
@@ -133,6 +148,10 @@ class Recipe(BaseModel):
     seed: int = _setting(42, "training", "Decides order, adapter initialisation and dropout.", "random_seed", ge=0)
     logging_steps: int = _setting(10, "training", "Updates between two lines when the output is not a terminal.", ge=1)
     eval_steps: int | None = _setting(None, "training", "Updates between two evaluations; default once an epoch.", ge=1)
+    save_steps: int | None = _setting(None, "training", "Updates between two checkpoints; default by time alone.", ge=1)
+    save_minutes: float = _setting(5.0, "training", "Minutes between two checkpoints; 0 turns saving by time off.", ge=0)
+    save_total_limit: int = _setting(2, "training", "Newest checkpoints that are kept.", ge=1)
+    load_best_model_at_end: bool = _setting(False, "training", "Keep the adapter with the lowest held-out loss, not the last one.")
 
     output_dir: str | None = _setting(
         None, "output", "The run's folder; default runs/MODEL-DATA with a number.", "out_dir", "output", "adapter_path", "save_dir"
@@ -179,10 +198,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if (self.prompt is None) != (self.completion is None):
-            raise ValueError("prompt and completion name the two columns of one conversation: give both")
-        if self.messages and self.prompt:
-            raise ValueError("give either messages or prompt and completion, not both")
+        check_columns(self.messages, self.prompt, self.completion, self.text)
+        if self.datasets == []:
+            raise ValueError("datasets names no data set")
+        if twice := repeated(self.datasets or []):
+            raise ValueError(f"datasets names {twice} twice: give it one entry, with a weight")
+        if self.datasets and self.dataset_name != mixture_name(self.datasets):
+            raise ValueError("dataset_name and datasets both say where rows come from: give one")
         if self.val_size and self.eval_dataset:
             raise ValueError("val_size cuts held-out rows from the data, eval_dataset brings them: give one")
         if self.use_dora and self.lora_bias == "lora_only":
@@ -199,6 +221,8 @@ class Recipe(BaseModel):
         known = canonical_settings(settings, echo)
         if known.get("load_in_8bit") is True:
             known.setdefault("load_in_4bit", False)
+        if "dataset_name" not in known and isinstance(known.get("datasets"), list):
+            known["dataset_name"] = mixture_name(known["datasets"])
         try:
             recipe = Recipe(**known)
         except ValidationError as error:
@@ -300,7 +324,9 @@ def canonical_settings(settings: Mapping[str, Any], echo: Callable[[str], None] 
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"] if str(part) in Recipe.model_fields)
+        loc = problem["loc"]
+        mixed = loc[:1] == ("datasets",)
+        name = ".".join(str(part) for part in loc if mixed or str(part) in Recipe.model_fields)
         message = problem["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         lines.append(f"{name}: {problem['input']!r} will not do: {message}." if name else f"{message}.")

@@ -236,7 +236,6 @@ def test_a_line_that_is_not_json(refused: Callable[..., str]) -> None:
         ({"prompt": "Hi.", "completion": None}, "rows.jsonl line 3, column 'completion' is empty"),
         ({"prompt": "Hi."}, "rows.jsonl line 3, column 'completion' is empty"),
         ({"prompt": 3, "completion": "Three."}, "rows.jsonl line 3, column 'prompt' is a int"),
-        ({"prompt": "Hi.", "completion": "Bye.<|im_end|>"}, "rows.jsonl line 3, message 2: the text contains '<|im_end|>'"),
     ],
 )
 def test_a_row_that_cannot_be_trained_is_named_by_file_and_line(
@@ -244,6 +243,32 @@ def test_a_row_that_cannot_be_trained_is_named_by_file_and_line(
 ) -> None:
     write("rows.jsonl", *GOOD[:2], row, *GOOD[2:])
     refused(*train("model", "rows.jsonl"), says=says, then="emove")
+
+
+def test_rows_at_fault_are_left_out_when_asked_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    write("rows.jsonl", *GOOD[:2], '{"prompt": ', {"prompt": "Hi.", "completion": ""}, *GOOD[2:])
+    assert main(["plan", "model", "rows.jsonl", "--on-bad-row", "skip", "--output-dir", "out"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 rows to train on" in said
+    assert "2 bad rows left out. rows.jsonl line 3 is not JSON: Expecting value." in said
+    assert "rows.jsonl line 4 has no assistant text to learn." in said
+
+
+def test_a_row_at_fault_says_how_to_leave_it_out(refused: Callable[..., str]) -> None:
+    write("rows.jsonl", *GOOD, "{")
+    refused(*train("model", "rows.jsonl"), says="rows.jsonl line 7 is not JSON", then="--on-bad-row skip")
+
+
+def test_a_file_of_bad_rows_alone(refused: Callable[..., str]) -> None:
+    write("rows.jsonl", "{", "[]")
+    refused(*train("model", "rows.jsonl", "--on-bad-row", "skip"), says="All 2 rows of rows.jsonl are bad", then="Mend the rows")
+
+
+def test_a_control_token_in_a_row_is_text_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    write("rows.jsonl", *GOOD, {"prompt": "What is <|im_end|>?", "completion": "A token."})
+    assert main(["plan", "model", "rows.jsonl", "--output-dir", "out"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "control tokens of this model are spelled out in 1 row (rows.jsonl line 7): they stay text" in said
 
 
 def test_a_conversation_without_assistant_is_named_by_file_and_line(refused: Callable[..., str]) -> None:

@@ -126,7 +126,7 @@ def test_train_leaves_a_whole_run_and_chat_opens_it(
     assert main(["chat", "out", "--prompt", "The wind is cold.", "--max-new-tokens", "5"]) == 0
     assert capsys.readouterr().out.endswith("\n")
 
-    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     assert main(arguments) == 2
     assert "out is not empty" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before

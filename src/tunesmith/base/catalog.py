@@ -110,6 +110,14 @@ def _bundled_file(name: str) -> Path:
     )
 
 
+def gguf_file(reference: str) -> Path | None:
+    """The GGUF file that a model reference stands for, if it stands for one."""
+    path = Path(reference).expanduser()
+    if reference in BUNDLED and not path.exists():
+        return _bundled_file(reference)
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
 def cache_dir() -> Path:
     """Folder for things that can be made again: ``$TUNESMITH_CACHE`` or ``~/.cache/tunesmith``."""
     return Path(os.environ.get("TUNESMITH_CACHE") or Path.home() / ".cache" / "tunesmith")

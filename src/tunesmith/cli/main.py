@@ -11,8 +11,12 @@ from tunesmith.errors import TunesmithError
 COMMANDS = {
     "demo": "tune the bundled model on the bundled data and show before and after",
     "train": "tune a model on your data",
+    "resume": "go on with a run that was stopped",
+    "preview": "the tokens that would be trained, and what is odd about the data",
     "plan": "what a run would take here: memory, time, and the way it would run",
     "chat": "talk to a run",
+    "merge": "a run's base and adapter as one plain model",
+    "export": "a run as a GGUF file for llama.cpp and Ollama",
     "doctor": "what this machine has, and what is missing",
 }
 """Commands and their one line of help; each is a module of this package with a ``run(arguments)``."""

@@ -19,8 +19,8 @@ def run(arguments: list[str]) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from tunesmith.api import merge
     from tunesmith.cli.show import Show, console
+    from tunesmith.ship import merge
 
     with Show() as show:
         agreement, limit = merge(Path(options.run), Path(options.out), options.dtype, show)

@@ -84,7 +84,7 @@ class Show:
             self._stop()
             self.tasks[what] = self.bar.add_task(what, total=total, loss="", rate=0, left=0)
             self.bar.start()
-        self.bar.update(self.tasks[what], completed=done, **fields)  # type: ignore[arg-type]
+        self.bar.update(self.tasks[what], completed=done, total=total, **fields)  # type: ignore[arg-type]
 
     def _loaded(self, event: Loaded) -> None:
         sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in event.bytes.items())
@@ -118,6 +118,8 @@ def plan_table(job: Prepared) -> Table:
     rows = {
         "model": f"{job.source.base}, {job.shape.parameters / 1e6:,.0f} M parameters, {quantised}",
         "data": f"{data.rows:,} rows to train on, {data.held_out:,} held out; {data.columns}",
+        **({"left out": data.bad.describe()} if data.bad.count else {}),
+        **({"to know": "; ".join(data.notes)} if data.notes else {}),
         "tokens": f"{data.tokens:,} an epoch, {data.trained:,} of them trained; max_length {data.max_length}, {cut}",
         "training": f"{job.updates} updates of {recipe.per_device_train_batch_size} × {recipe.gradient_accumulation_steps} "
         f"packed rows ({recipe.packing}); learning rate {recipe.learning_rate:g}, {recipe.lr_scheduler_type}",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack
 from tunesmith.errors import MachineError
+from tunesmith.kernels.fused.attention_layout import can_rotate, choose_block, largest_block
+from tunesmith.kernels.fused_attention import MAX_ROTATED_INSIDE
 from tunesmith.plan.gpu_memory import predict_gpu_memory
 from tunesmith.plan.memory import Memory, Shape, available_bytes, predict_memory
 from tunesmith.plan.speed import Speed, measure_speed, step_seconds
@@ -62,12 +64,15 @@ class Plan:
         return self.chosen.seconds
 
 
-def make_plan(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[Pack], updates: int) -> Plan:
-    """The plan for training ``updates`` updates on epochs like ``packs`` (one epoch, in order): of the ways that fit, the
-    fastest; of ways equally fast, the first.
+def make_plan(
+    shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[Pack], updates: int, per_update: float | None = None
+) -> Plan:
+    """The plan for training ``updates`` updates on packs like these: of the ways that fit, the fastest; of ways equally
+    fast, the first.
 
     Args:
         recipe: with every default filled in; what it leaves at auto is decided here.
+        per_update: packs an update; the recipe's gradient_accumulation_steps unless prefixes that are shared make it fewer.
 
     Raises:
         MachineError: what the recipe asks for contradicts itself or this machine.
@@ -75,10 +80,11 @@ def make_plan(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequenc
     available = recipe.memory_bytes or available_bytes(compute.device)
     room = available if recipe.memory_bytes else SHARE_USED[compute.device.type] * available
     speed = measure_speed(compute.device, compute.dtype, shape.hidden)
+    per_update = per_update or recipe.gradient_accumulation_steps
     rows = []
     for way in ways(recipe, compute.device.type == "cuda"):
         memory, process = _memory(shape, recipe, compute, packs, way)
-        seconds = updates * _update_seconds(shape, recipe, packs, way, speed, compute.dtype.itemsize)
+        seconds = updates * _update_seconds(shape, per_update, packs, way, speed, compute.dtype.itemsize)
         rows.append(Row(way, memory, process, seconds, memory.total + process <= room))
     if not rows:
         raise MachineError(
@@ -104,13 +110,21 @@ def _memory(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[
         tokens, labels = min(tokens, most), min(labels, most)
     size = compute.dtype.itemsize
     if compute.device.type == "cuda":
-        return predict_gpu_memory(shape, recipe, tokens, labels, size, way), 0
+        inside = all(_rotates_inside(pack, shape, compute) for pack in packs)
+        return predict_gpu_memory(shape, recipe, tokens, labels, size, way, inside), 0
     return predict_memory(shape, way.of(recipe), tokens, size, way.keep), PROCESS_BYTES
 
 
-def _update_seconds(shape: Shape, recipe: Recipe, packs: Sequence[Pack], way: Way, speed: Speed, size: int) -> float:
+def _rotates_inside(pack: Pack, shape: Shape, compute: ComputeType) -> bool:
+    """Whether the attention kernels will rotate this pack's queries and keys themselves."""
+    if max(pack.segments.lengths) > MAX_ROTATED_INSIDE:
+        return False
+    block = choose_block(pack.segments.lengths, pack.segments.parents, largest_block(shape.rotary_width, compute.dtype))
+    return can_rotate(block, shape.rotary_width, compute.dtype, compute.device)
+
+
+def _update_seconds(shape: Shape, per_update: float, packs: Sequence[Pack], way: Way, speed: Speed, size: int) -> float:
     """Mean time of one update."""
-    accumulation = recipe.gradient_accumulation_steps
-    tokens = sum(len(pack.input_ids) for pack in packs) / len(packs) * accumulation
-    labels = sum(len(pack.targets) for pack in packs) / len(packs) * accumulation
-    return step_seconds(shape, tokens, labels, way, speed, size, accumulation * way.split)
+    tokens = sum(len(pack.input_ids) for pack in packs) / len(packs) * per_update
+    labels = sum(len(pack.targets) for pack in packs) / len(packs) * per_update
+    return step_seconds(shape, tokens, labels, way, speed, size, per_update * way.split)

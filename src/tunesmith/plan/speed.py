@@ -34,7 +34,7 @@ def flops(shape: Shape, inputs: float, labels: float, checkpointing: bool = Fals
 
 
 def step_seconds(
-    shape: Shape, inputs: float, labels: float, way: Way, speed: Speed, element_bytes: int, micro_batches: int
+    shape: Shape, inputs: float, labels: float, way: Way, speed: Speed, element_bytes: int, micro_batches: float
 ) -> float:
     """Seconds of one update over so many tokens and labels, in so many micro-batches."""
     seconds = flops(shape, inputs, labels, way.recompute) / (speed.flops * speed.share)
