@@ -53,16 +53,6 @@ class BadRows:
         """What happened so far."""
         return BadRowFacts(self.count, tuple(self.reasons))
 
-    def take(self) -> BadRowFacts:
-        """What happened since this was called last."""
-        facts, self.count, self.reasons = self.facts, 0, []
-        return facts
-
-    def add(self, facts: BadRowFacts) -> None:
-        """Count what happened elsewhere."""
-        self.count += facts.count
-        self.reasons += facts.reasons[: KEPT - len(self.reasons)]
-
     def check_some_left(self, name: str, left: int) -> None:
         """Raises DataError if nothing is left to train on."""
         if self.count and not left:

@@ -5,7 +5,6 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,12 +84,11 @@ def _restored(examples: Examples, facts: Mapping[str, Any]) -> Tokenised:
 
 
 def _render(recipe: Recipe, renderer: Renderer, watch: Callable[[int], None]) -> Tokenised:
-    bad, unread = BadRows(recipe.on_bad_row), BadRows(recipe.on_bad_row)  # each for one thread
-    opened = open_data(recipe, unread)
-    renderer, builder, done = BatchRenderer.like(renderer), Builder(), 0
+    bad = BadRows(recipe.on_bad_row)
+    opened = open_data(recipe, bad)
+    renderer, rest, builder, done = BatchRenderer.like(renderer), opened.conversations, Builder(), 0
     with _no_garbage_collection():
-        for some, left_out in _chunks(opened.conversations, unread):
-            bad.add(left_out)
+        while some := list(islice(rest, CHUNK)):
             start = done
             known = {conversation.where: (digest(conversation), conversation.weight) for conversation in some}
             for example in renderer.examples(some, lambda number: watch(start + number), bad):  # noqa: B023 (called at once)
@@ -99,22 +97,6 @@ def _render(recipe: Recipe, renderer: Renderer, watch: Callable[[int], None]) ->
     bad.check_some_left(recipe.dataset_name, len(builder))
     made = Tokenised(builder.examples(), opened.columns, opened.describe(), bad.facts)
     return dataclasses.replace(made, notes=renderer.notes(made.conversations, len(made.examples)))
-
-
-def _chunks(rows: Iterator[Conversation], unread: BadRows) -> Iterator[tuple[list[Conversation], BadRowFacts]]:
-    """Conversations by the thousands, and the rows left out on the way to them; the next ones are read while one chunk is being
-    tokenised, which leaves Python to others."""
-
-    def take() -> tuple[list[Conversation], BadRowFacts]:
-        some = list(islice(rows, CHUNK))
-        return some, unread.take()
-
-    with ThreadPoolExecutor(1, "rows") as pool:
-        some, left_out = pool.submit(take).result()
-        while some or left_out.count:
-            coming = pool.submit(take)
-            yield some, left_out
-            some, left_out = coming.result()
 
 
 def digest(conversation: Conversation) -> bytes:
