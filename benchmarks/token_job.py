@@ -28,5 +28,4 @@ def token_job(recipe: Recipe, rows: Sequence[Sequence[Example]]) -> Prepared:
     )  # fmt: skip
     updates = total_updates(loader, recipe)
     plan = make_plan(shape, recipe, compute, [pack for window in loader.epoch(0) for pack in window], updates)
-    data = None  # type: ignore[var-annotated]
-    return Prepared(plan.chosen.way.of(recipe), recipe, source, shape, compute, data, loader, plan, updates)  # type: ignore[arg-type]
+    return Prepared(plan.chosen.way.of(recipe), recipe, source, shape, compute, None, loader, plan, updates)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ from tunesmith.training.lock import RunLock
 from tunesmith.training.loop import StepReport
 from tunesmith.training.loop import train as train_loop
 from tunesmith.training.report import Change, write_report
-from tunesmith.training.state import Best, put_adapter
+from tunesmith.training.state import Best, host_copy, put_adapter
 from tunesmith.training.step import PackLoss
 
 SAMPLES = 8
@@ -168,7 +168,7 @@ def _train(
 ) -> tuple[list[StepReport], Best | None]:
     """Every update's report, those before ``found`` too, and the adapter that was put in at the end as the best."""
     parameters, recipe = adapter_parameters(model), job.recipe
-    before = guard.snapshot(parameters)
+    before = host_copy(parameters)
     head = found.metrics if found else b""
     steps = [StepReport(**json.loads(line)) for line in head.splitlines()]
     replace_durably(folder / "metrics.jsonl", head)

@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,13 +69,8 @@ def _base_files(source: ModelSource) -> str:
     """SHA-256 of names, sizes and samples of the base's config and weights: all of a file up to 4 MB, 64 blocks of a larger
     one. The revision alone where they are not here."""
     digest = hashlib.sha256(str(source.revision).encode())
-    folder = Path(source.path)
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        config = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
-        folder = Path(config).parent if isinstance(config, str) else folder
-    paths = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")) if folder.is_dir() else []
+    folder = source.folder()
+    paths = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")) if folder else []
     for path in (p for p in paths if p.is_file() and "token" not in p.name):
         size = path.stat().st_size
         digest.update(f"\0{path.name}\0{size}\0".encode())

@@ -78,19 +78,13 @@ def export_gguf(
     for path in (place, *([place.with_name("Modelfile")] if ollama else [])):
         if path.exists():
             raise RunError(f"{path} is there already.", "Give another name, or move it away.")
-    recipe = recipe_of(folder)
-    source = gguf_file(recipe.model_name_or_path)
-    if kind != "adapter" and source is None:
-        raise ModelError(
-            f"{recipe.model_name_or_path} did not come as a GGUF file, so there is no tokenizer in GGUF's form to take over.",
-            f"Run `tunesmith merge {run} FOLDER` and llama.cpp's convert_hf_to_gguf.py on it; or --type adapter.",
-        )
+    source = None if kind == "adapter" else _base_file(folder)
     watch(Note("Loading the run"))
     session = open_session(folder, lean=False)
     place.parent.mkdir(parents=True, exist_ok=True)
     made = place.with_name(f".{place.name}.part")
     try:
-        if source is None or kind == "adapter":
+        if source is None:
             gguf.write_adapter(session.model, made)
         else:
             settings = {"tokenizer.chat_template": session.renderer.tokenizer.chat_template}
@@ -103,6 +97,17 @@ def export_gguf(
     if ollama:
         _write_modelfile(session, place)
     return place.stat().st_size
+
+
+def _base_file(folder: Path) -> Path:
+    """The GGUF file a run's base came from. Raises ModelError."""
+    name = recipe_of(folder).model_name_or_path
+    if source := gguf_file(name):
+        return source
+    raise ModelError(
+        f"{name} did not come as a GGUF file, so there is no tokenizer in GGUF's form to take over.",
+        f"Run `tunesmith merge {folder} FOLDER` and llama.cpp's convert_hf_to_gguf.py on it; or --type adapter.",
+    )
 
 
 def _write_modelfile(session: Session, place: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 from torch.nn import Parameter
 
 from tunesmith.errors import TrainingError
-from tunesmith.training.guard import check_changed, check_gradients, check_loss, check_norm, snapshot
+from tunesmith.training.guard import check_changed, check_gradients, check_loss, check_norm
+from tunesmith.training.state import host_copy
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 
@@ -63,12 +64,12 @@ def test_a_finite_norm_passes() -> None:
 def test_an_adapter_as_it_was_stops() -> None:
     parameters = adapter()
     with pytest.raises(TrainingError, match="the same after training as before"):
-        check_changed(snapshot(parameters), parameters)
+        check_changed(host_copy(parameters), parameters)
 
 
 def test_a_change_in_one_tensor_is_enough() -> None:
     parameters = adapter()
-    before = snapshot(parameters)
+    before = host_copy(parameters)
     with torch.no_grad():
         parameters["layer.lora_B"][0, 0] = 1e-8
     check_changed(before, parameters)
@@ -77,7 +78,7 @@ def test_a_change_in_one_tensor_is_enough() -> None:
 @pytest.mark.parametrize("value", BAD)
 def test_an_adapter_that_is_not_finite_at_the_end_stops_and_is_named(value: float) -> None:
     parameters = adapter()
-    before = snapshot(parameters)
+    before = host_copy(parameters)
     with torch.no_grad():
         parameters["layer.lora_B"][3, 1] = value
     with pytest.raises(TrainingError, match=r"layer\.lora_B is not finite"):
@@ -86,7 +87,7 @@ def test_an_adapter_that_is_not_finite_at_the_end_stops_and_is_named(value: floa
 
 def test_a_snapshot_is_a_copy() -> None:
     parameters = adapter()
-    before = snapshot(parameters)
+    before = host_copy(parameters)
     with torch.no_grad():
         parameters["layer.lora_B"].add_(1)
     assert not before["layer.lora_B"].any()

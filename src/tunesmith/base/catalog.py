@@ -32,6 +32,16 @@ class ModelSource:
     revision: str | None
     base: str
 
+    def folder(self) -> Path | None:
+        """Where its files are on this machine: its own folder, or the hub's snapshot of the commit that was looked at last, named
+        by it; None before it was looked at."""
+        if Path(self.path).is_dir():
+            return Path(self.path)
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
+        return Path(config).parent if isinstance(config, str) else None
+
 
 def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) -> ModelSource:
     """Find the model a user means; a GGUF file is dequantised once into a cached folder.
@@ -188,7 +198,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **how)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError, struct.error) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, struct.error) as error:  # NotImplementedError is one of them too
         raise ModelError(
             f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             "Use a GGUF file of a family that transformers reads (llama, qwen, phi3, gemma, …).",

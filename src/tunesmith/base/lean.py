@@ -5,6 +5,8 @@ to its attention function and what every block computes; a block is swapped only
 """
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -67,6 +69,22 @@ def _probe(model: Any, segments: bool) -> None:
     model.base_model(input_ids=ids, use_cache=False, **flat)
 
 
+def _probe_with(model: Any, hooks: Mapping[nn.Module, Callable[..., None]], segments: bool = True) -> bool:
+    """A probe during which a hook sees each of these modules' arguments and output; False if the family cannot take it."""
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks.items()]
+    try:
+        with segments_attention(model) if segments else nullcontext():
+            _probe(model, segments)
+        return True
+    except PROBE_ERRORS:
+        if not segments:
+            raise
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @torch.no_grad()
 def _observe(model: Any, layers: dict[str, Any]) -> tuple[list[tuple[str, int]], dict[Any, AttentionCall]]:
     """Calls of the linears with the identity of their input, and what each attention hands to its attention function."""
@@ -89,23 +107,16 @@ def _lean_blocks(model: Any, attention: dict[Any, AttentionCall]) -> dict[str, n
     def compare(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = dict(zip(("hidden_states", "position_embeddings"), args)) | kwargs
-            lean = _lean_mlp(module, given, output) if is_gated_mlp(module) else _lean_attention(module, attention, given)
+            lean = _lean_mlp(module, given, output) if is_gated_mlp(module) else _lean_attention(module, attention, given, output)
             found[name] = lean.train(module.training) if lean is not None else None
 
         return hook
 
-    blocks = [(name, module) for name, module in model.named_modules() if is_gated_mlp(module) or is_self_attention(module)]
-    handles = [module.register_forward_hook(compare(name), with_kwargs=True) for name, module in blocks]
-    try:
-        with segments_attention(model):
-            _probe(model, segments=True)
-    except PROBE_ERRORS:
-        if not attention:  # MLPs alone can be compared
-            _probe(model, segments=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: found.get(name) for name, _ in blocks}
+    blocks = {name: module for name, module in model.named_modules() if is_gated_mlp(module) or is_self_attention(module)}
+    hooks = {module: compare(name) for name, module in blocks.items()}
+    if not _probe_with(model, hooks) and not attention:
+        _probe_with(model, hooks, segments=False)  # MLPs alone can be compared
+    return {name: found.get(name) for name in blocks}
 
 
 def _lean_mlp(mlp: nn.Module, given: dict[str, Any], output: Tensor) -> nn.Module | None:
@@ -115,7 +126,7 @@ def _lean_mlp(mlp: nn.Module, given: dict[str, Any], output: Tensor) -> nn.Modul
     return lean if lean is not None and close(lean(LOUD * x), mlp.forward(LOUD * x)) else None
 
 
-def _lean_attention(module: nn.Module, attention: dict[Any, AttentionCall], given: dict[str, Any]) -> nn.Module | None:
+def _lean_attention(module: nn.Module, attention: dict[Any, AttentionCall], given: dict[str, Any], output: Any) -> nn.Module | None:
     """Ours for this attention: the same numbers, and once more for large inputs. There every token stands alone: scores of
     hundreds would say more about rounding than about what is computed."""
     if module not in attention:
@@ -123,8 +134,10 @@ def _lean_attention(module: nn.Module, attention: dict[Any, AttentionCall], give
     x = given["hidden_states"]
     alone = Segments.of([1] * x.shape[1], device=x.device)
     lean = LeanAttention(module, attention[module])
-    inputs = (given, given | {"hidden_states": LOUD * x, "segments": alone})
-    return lean if all(same_attention(lean, module, each) for each in inputs) else None
+    loud = given | {"hidden_states": LOUD * x, "segments": alone}
+    if not same_attention(lean, module, given, output[0]):
+        return None
+    return lean if same_attention(lean, module, loud, module.forward(**loud)[0]) else None
 
 
 @torch.no_grad()
@@ -141,15 +154,8 @@ def _switch_layers(model: Any) -> int:
         )
 
     layers = [module for module in model.modules() if is_pre_norm_layer(module)]
-    handles = [layer.register_forward_hook(compare, with_kwargs=True) for layer in layers]
-    try:
-        with segments_attention(model):
-            _probe(model, segments=True)
-    except PROBE_ERRORS:
+    if not _probe_with(model, dict.fromkeys(layers, compare)):
         return 0
-    finally:
-        for handle in handles:
-            handle.remove()
     switched = [layer for layer in layers if same.get(layer, False)]
     for layer in switched:
         switch(layer)

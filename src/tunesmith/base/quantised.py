@@ -41,14 +41,13 @@ def copy_of(source: ModelSource, recipe: Recipe, dtype: torch.dtype, device: str
 def _identity(source: ModelSource) -> Any:
     """What changes when a model's weights do: sizes and times of a folder's files, or the commit of a hub model, which the
     look at its config has just brought up to date."""
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(source.path)
-    if folder.is_dir():
-        files = sorted(file for kind in ("*.safetensors", "*.json") for file in folder.glob(kind))
-        return [str(folder.resolve()), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
-    config = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
-    return [source.path, Path(config).parent.name] if isinstance(config, str) else None
+    folder = source.folder()
+    if folder is None:
+        return None
+    if folder != Path(source.path):
+        return [source.path, folder.name]
+    files = sorted(file for kind in ("*.safetensors", "*.json") for file in folder.glob(kind))
+    return [str(folder.resolve()), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
 
 
 def store(model: Any, folder: Path) -> threading.Thread | None:

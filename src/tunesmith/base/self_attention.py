@@ -96,15 +96,14 @@ def is_self_attention(module: Any) -> bool:
 
 
 @torch.no_grad()
-def same_attention(lean: LeanAttention, attention: nn.Module, given: dict[str, Any]) -> bool:
-    """Whether ours gives what the model's own gives for the arguments of a probe, as far as its rounding lets that be told:
-    large scores turn a last digit of the input into much of the output, and that much is allowed, twice."""
-    expected, x = attention.forward(**given)[0], given["hidden_states"]
+def same_attention(lean: LeanAttention, attention: nn.Module, given: dict[str, Any], expected: Tensor) -> bool:
+    """Whether ours gives what the model's own gave for the arguments of a probe, as far as its rounding lets that be told: large
+    scores turn a last digit of the input into much of the output, and that much is allowed, twice."""
     try:
         got = lean(**given)[0]
     except (TypeError, AttributeError, RuntimeError, ValueError):  # layers of another shape, arguments of another kind
         return False
-    nudged = attention.forward(**given | {"hidden_states": _nudged(x)})[0]
+    nudged = attention.forward(**given | {"hidden_states": _nudged(given["hidden_states"])})[0]
     return close(got, expected, rounding=2 * distance(nudged, expected))
 
 

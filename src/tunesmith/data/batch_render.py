@@ -97,8 +97,6 @@ class _Planned:
         """A conversation's plan and text."""
         messages = conversation.messages
         if conversation.tools or conversation.is_document or self.controls.find_in(messages):
-            return None
-        if any(message.more or not message.train for message in messages):
             return None  # what the shape of roles and contents does not say
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
         roles = tuple([message.role for message in messages[: last + 1]])

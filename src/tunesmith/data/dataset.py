@@ -76,11 +76,7 @@ def prepare(
     order = np.repeat(np.flatnonzero(~held), times(made.weights, recipe.seed)[made.conversation[~held]])
     whole = made.examples.take(order)
     longest = int(whole.lengths.max())
-    max_length = recipe.max_length or min(longest, model_limit)
-    if max_length > model_limit:
-        raise DataError(
-            f"max_length {max_length} is more than the {model_limit} tokens this model can see.", f"Use at most {model_limit}."
-        )
+    max_length = _max_length(recipe, longest, model_limit)
     kept = whole if recipe.packing == "wrapped" else whole.cut(max_length)
     packed = pack_rows(kept.take(np.flatnonzero(kept.counts)), recipe.packing, max_length)
     trained = int(packed.examples.counts.sum())
@@ -97,6 +93,16 @@ def prepare(
         made.notes + notes,
     )  # fmt: skip
     return Dataset(packed, [e for e in cut_off if e.trained], questions, facts, _asides(recipe))
+
+
+def _max_length(recipe: Recipe, longest: int, model_limit: int) -> int:
+    """Tokens of a row: as asked for, or as many as the longest row has and the model can see. Raises DataError."""
+    max_length = recipe.max_length or min(longest, model_limit)
+    if max_length > model_limit:
+        raise DataError(
+            f"max_length {max_length} is more than the {model_limit} tokens this model can see.", f"Use at most {model_limit}."
+        )
+    return max_length
 
 
 def _check_trained(packed: PackedRows, trained: int, stops: set[int], max_length: int, longest: int) -> None:

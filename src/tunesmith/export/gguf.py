@@ -5,7 +5,6 @@ lost or guessed; weights are those of `merge`. Names of tensors are the `gguf` p
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.errors import AdapterError, ModelError
-from tunesmith.export.merge import check_room, merged_tensors
+from tunesmith.export.merge import Watch, check_room, merged_tensors
 
 ARCHITECTURES = {
     "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma": "gemma",
@@ -23,8 +22,6 @@ ARCHITECTURES = {
 """transformers' model_type to GGUF's architecture."""
 PERMUTED = {"llama", "granite"}
 """Architectures whose rotary turns neighbouring numbers: rows of q and k stand in another order than in transformers."""
-KINDS = ("f16", "q8_0", "f32")
-Watch = Callable[[int, int], None]
 
 
 def write_adapter(peft_model: Any, out: Path) -> None:

@@ -38,10 +38,9 @@ def write_merged(peft_model: Any, folder: Path, dtype: torch.dtype, stop_ids: li
         MachineError: the disk has too little room.
     """
     base = peft_model.get_base_model()
-    parts = list(_parts(base))
-    needed = dtype.itemsize * sum(_elements(module, name) for _, module, name in parts)
-    check_room(folder, needed)
-    _write_shards(parts, folder, dtype, needed, watch)
+    tensors = list(merged_tensors(peft_model))
+    check_room(folder, sum(_bytes(tensor, dtype) for tensor in tensors))
+    _write_shards(tensors, folder, dtype, watch)
     config = copy.deepcopy(base.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -53,7 +52,11 @@ def write_merged(peft_model: Any, folder: Path, dtype: torch.dtype, stop_ids: li
         generation.save_pretrained(folder)
 
 
-def merged_tensors(peft_model: Any, merge: bool = True) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+Merged = tuple[str, tuple[int, ...], Callable[[], Tensor]]
+"""A tensor's name and shape, and what makes its values."""
+
+
+def merged_tensors(peft_model: Any, merge: bool = True) -> Iterator[Merged]:
     """Name, shape and, when called, values of every tensor of the merged model (or of its base alone), tied ones once."""
     for key, module, name in _parts(peft_model.get_base_model()):
         holder = module if merge or not hasattr(module, "get_base_layer") else module.get_base_layer()
@@ -125,8 +128,8 @@ def _shape(module: Any, name: str) -> tuple[int, ...]:
     return tuple(getattr(holder, name).shape)
 
 
-def _elements(module: Any, name: str) -> int:
-    return math.prod(_shape(module, name))
+def _bytes(tensor: Merged, dtype: torch.dtype) -> int:
+    return dtype.itemsize * math.prod(tensor[1])
 
 
 @torch.no_grad()
@@ -151,30 +154,25 @@ def _merged(module: Any, name: str) -> Tensor:
     return weight + module.get_delta_weight(ADAPTER).float()
 
 
-def _write_shards(parts: list[Part], folder: Path, dtype: torch.dtype, total: int, watch: Watch) -> None:
+def _write_shards(tensors: list[Merged], folder: Path, dtype: torch.dtype, watch: Watch) -> None:
     from safetensors.torch import save_file
 
-    shards, size = [list[Part]()], 0
-    for part in parts:
-        bytes_ = dtype.itemsize * _elements(part[1], part[2])
-        if size and size + bytes_ > SHARD_BYTES:
+    shards, size = [list[Merged]()], 0
+    for tensor in tensors:
+        if size and size + _bytes(tensor, dtype) > SHARD_BYTES:
             shards.append([])
             size = 0
-        shards[-1].append(part)
-        size += bytes_
-    names = [
-        "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        for number in range(1, len(shards) + 1)
-    ]
+        shards[-1].append(tensor)
+        size += _bytes(tensor, dtype)
     done, weight_map = 0, {}
-    for file, shard in zip(names, shards):
-        tensors = {}
-        for key, module, name in shard:
-            tensors[key] = _merged(module, name).to("cpu", dtype).contiguous()
-            weight_map[key] = file
+    for number, shard in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        made = {}
+        for name, _, make in shard:
+            made[name], weight_map[name] = make().to("cpu", dtype).contiguous(), file
             done += 1
-            watch(done, len(parts))
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+            watch(done, len(tensors))
+        save_file(made, folder / file, metadata={"format": "pt"})
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": sum(_bytes(tensor, dtype) for tensor in tensors)}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -58,11 +58,6 @@ def check_norm(norm: float, step: int) -> None:
         )
 
 
-def snapshot(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """A copy of the adapter before training, in host memory."""
-    return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
-
-
 def check_changed(before: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> None:
     """At the end: raises TrainingError if training left the adapter as it was, or not finite."""
     for name, parameter in parameters.items():

@@ -61,16 +61,29 @@ def total_updates(loader: Loader, recipe: Recipe) -> int:
     return max(1, math.ceil(recipe.num_train_epochs * loader.updates_per_epoch - 1e-9))
 
 
+@dataclass(frozen=True)
+class _Schedule:
+    """What happens at which update. total: of the run. per_epoch: updates of an epoch. peak: the highest learning rate."""
+
+    recipe: Recipe
+    total: int
+    per_epoch: int
+    peak: float
+
+    def rate(self, step: int) -> float:
+        """The learning rate of this update."""
+        warmup = self.recipe.warmup_steps or math.ceil(self.recipe.warmup_ratio * self.total)
+        return learning_rate(step - 1, self.total, self.peak, self.recipe.lr_scheduler_type, warmup)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether held-out rows are looked at after it."""
+        return step % (self.recipe.eval_steps or self.per_epoch) == 0 or step == self.total
+
+
 def train(
-    model: Any,
-    loss_of: PackLoss,
-    loader: Loader,
-    recipe: Recipe,
-    peak: float,
-    eval_packs: Sequence[Pack] = (),
-    keeper: Keeper = Keeper(),
-    begun_at: State | None = None,
-) -> Iterator[StepReport]:
+    model: Any, loss_of: PackLoss, loader: Loader, recipe: Recipe, peak: float, eval_packs: Sequence[Pack] = (),
+    keeper: Keeper = Keeper(), begun_at: State | None = None,
+) -> Iterator[StepReport]:  # fmt: skip
     """Train the adapter of ``model`` in place, yielding a report after every update.
 
     Args:
@@ -83,44 +96,50 @@ def train(
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
     update = make_update(model, loss_of, parameters, recipe, peak)
-    total = total_updates(loader, recipe)
-    warmup = recipe.warmup_steps or math.ceil(recipe.warmup_ratio * total)
-    every = recipe.eval_steps or loader.updates_per_epoch
+    schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak)
     if begun_at is not None:
         restore(begun_at, parameters, update)
-    elif keeper.due(0, total):
+    elif keeper.due(0, schedule.total):
         keeper.save(capture(Position(), parameters, update))
     model.train()
-    windows = _with_next(_ahead(_windows(loader, total, begun_at.position if begun_at else Position())))
-    begun = False
+    windows = _ahead(_windows(loader, schedule.total, begun_at.position if begun_at else Position()))
     start = time.perf_counter()
     try:
-        for window, following in windows:
-            step = window.after.step
-            rate = learning_rate(step - 1, total, peak, recipe.lr_scheduler_type, warmup)
-            if not begun:
-                update.begin(window.packs, step)
-            update.finish(rate)
-            evaluates = bool(eval_packs) and (step % every == 0 or step == total)
-            # A state is taken between two updates, with nothing begun.
-            begun = following is not None and update.overlaps and not evaluates and not keeper.due(step, total)
-            if following is not None and begun:
-                # The device goes on while the host reads and reports; the parameters wait for the next finish.
-                update.begin(following.packs, step + 1)
-            loss, norm = update.result()
-            seconds = time.perf_counter() - start
-            held_out = evaluate(model, loss_of, eval_packs) if evaluates else None
-            if held_out is not None:
+        for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper):
+            step, seconds, held_out = window.after.step, time.perf_counter() - start, None
+            if eval_packs and schedule.evaluates(step):
+                held_out = evaluate(model, loss_of, eval_packs)
                 keeper.evaluated(step, held_out, parameters)
             start = time.perf_counter()
-            tokens, trained = window.counts
-            yield StepReport(step, total, window.epochs, loss, rate, norm, tokens, trained, seconds, held_out)
-            if not begun and keeper.due(step, total):
+            yield StepReport(
+                step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds, held_out
+            )
+            if not begun and keeper.due(step, schedule.total):
                 keeper.save(capture(window.after, parameters, update))
                 if keeper.stopping:
                     return
     finally:
         update.close()
+
+
+def _made(
+    update: EagerUpdate | GraphUpdate, windows: Iterator[Window], schedule: _Schedule, evaluating: bool, keeper: Keeper
+) -> Iterator[tuple[Window, float, float, bool]]:
+    """Make the update of each window: the window, its mean loss, its gradient's norm, and whether the next window is begun.
+    None is begun before an evaluation, nor where the state is to be taken."""
+    begun = False
+    for window, following in _with_next(windows):
+        step = window.after.step
+        if not begun:
+            update.begin(window.packs, step)
+        update.finish(schedule.rate(step))
+        begun = following is not None and update.overlaps
+        begun = begun and not (evaluating and schedule.evaluates(step)) and not keeper.due(step, schedule.total)
+        if following is not None and begun:
+            # The device goes on while the host reads and reports; the parameters wait for the next finish.
+            update.begin(following.packs, step + 1)
+        loss, norm = update.result()
+        yield window, loss, norm, begun
 
 
 def _with_next(windows: Iterator[Window]) -> Iterator[tuple[Window, Window | None]]:
