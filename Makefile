@@ -13,9 +13,9 @@ demo: $(STAMP)
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest
 
-# Runs killed at random moments; SOAK_KILLS and SOAK_STOPS say how many.
+# Runs killed at random moments, crashes at every file operation, every damage; SOAK_KILLS and SOAK_STOPS say how many.
 soak: $(DEV_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m soak
+	SOAK_RESULTS=docs/soak.jsonl OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m soak
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -1,13 +1,13 @@
 """The data path: preparation of rows, packing, and what sharing prefixes saves, each against trl in the same run.
 
-    python benchmarks/data.py                        # everything, 20-40 minutes on two free cores
+    python benchmarks/data.py                        # everything, an hour on two free cores
     python benchmarks/data.py prepare --rows 100000  # file to first batch, cold and from the cache, against trl
-    python benchmarks/data.py million                # 1,000,000 rows: time and memory
+    python benchmarks/data.py million                # 1,000,000 rows: time and memory, streamed, at once, from the cache
     python benchmarks/data.py packing                # slots filled and time to plan, 1,000,000 log-normal lengths
-    python benchmarks/data.py training [--steps N]   # an epoch (or N updates) with and without shared prefixes, and by trl
+    python benchmarks/data.py training --steps 2     # with and without shared prefixes, and by trl: 12 minutes
 
 Every measurement runs in a process of its own. Ratios of training compare tokens of the same rows a second: updates hold the
-same rows with and without sharing; trl packs with its own best strategy (``bfd``, no padding) and the same tokens a step.
+same rows with and without sharing; trl packs with its own best strategy (``bfd``, no padding) and about the same rows an update.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,7 +32,10 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 PARTS = ("prepare", "million", "packing", "training")
 SYSTEM, TURN = 512, 100
 """Tokens, about, of the long system prompt and of a turn under it."""
-ROWS_AN_UPDATE = 30
+PROMPTED = 800
+"""Rows under it: enough that the default batch is not made smaller for want of updates."""
+TRL_ACCUMULATION = 8
+"""Of packed rows that hold four examples each: 32 rows an update, which is tunesmith's default here."""
 
 
 def main() -> None:
@@ -96,10 +100,15 @@ def prepare(folder: Path, rows: int) -> dict:
 
 
 def million(folder: Path, rows: int) -> dict:
-    """Memory and time of very many rows, cold and from the cache."""
+    """Memory and time of very many rows: streamed, read at once, and from the cache."""
     path = write_chats(folder / "million.jsonl", rows)
-    first, again = (measure("tunesmith_prepares", path, folder / "cache") for _ in range(2))
-    return {"rows": rows, "tunesmith": first, "tunesmith, second start": again, "bars": {"peak GB": 1.5}}
+    streamed = measure("tunesmith_streams", path)
+    whole, again = (measure("tunesmith_prepares", path, folder / "cache") for _ in range(2))
+    return {
+        "rows": rows, "tunesmith, streaming": streamed, "tunesmith": whole, "tunesmith, second start": again,
+        "share of the time before the first batch": round(streamed["first_batch_seconds"] / streamed["seconds"], 3),
+        "bars": {"peak GB": 1.5},
+    }  # fmt: skip
 
 
 def write_chats(path: Path, rows: int) -> Path:
@@ -135,6 +144,29 @@ def tunesmith_prepares(path: str, cache: str) -> dict:
         "seconds": round(time.perf_counter() - start, 2), "cpu_seconds": round(time.process_time() - used, 2),
         "first_batch_tokens": sum(len(pack.input_ids) for pack in packs), "tokens": data.facts.tokens,
         "peak_gb": round(_peak(), 2), "peak_gb_before": round(before, 2), "sha256": data.facts.sha256[:16],
+    }  # fmt: skip
+
+
+def tunesmith_streams(path: str) -> dict:
+    """Rows of a file, streamed: to the first batch, and to the last of an epoch. Nothing is trained, so nothing is waited for."""
+    from tunesmith.data.dataset import prepare
+    from tunesmith.data.loader import Loader
+    from tunesmith.data.render import Renderer
+    from tunesmith.recipe import Recipe
+
+    renderer, before = Renderer(_tokenizer()), _peak()
+    start, used = time.perf_counter(), time.process_time()
+    recipe = Recipe.of({"dataset_name": path, "max_length": 512, "streaming": True, "max_steps": 1})
+    data = prepare(recipe, renderer, 8192)
+    assert data.shards is not None
+    shards = Loader(data.rows, 8, more=data.shards.since).shards()
+    next(next(shards)[1].epoch(0))
+    first = time.perf_counter() - start
+    parts = 1 + sum(1 for _ in shards)
+    return {
+        "first_batch_seconds": round(first, 2), "seconds": round(time.perf_counter() - start, 2), "shards": parts,
+        "cpu_seconds": round(time.process_time() - used, 2), "rows": data.so_far.rows, "tokens": data.so_far.tokens,
+        "peak_gb": round(_peak(), 2), "peak_gb_before": round(before, 2),
     }  # fmt: skip
 
 
@@ -184,21 +216,23 @@ def packing() -> dict:
 
 
 def training(folder: Path, steps: int) -> dict:
-    """Seconds an epoch with and without shared prefixes, of the bundled data and of turns under a long system prompt."""
-    prompted = write_prompted(folder / "prompted.jsonl", 240)
+    """The same updates with and without shared prefixes, of the bundled data and of turns under a long system prompt, each way
+    twice in turn; and by trl. ``steps``: of the long prompt; four times as many of the bundled data, whose updates are short."""
+    prompted = write_prompted(folder / "prompted.jsonl", PROMPTED)
     record: dict[str, dict] = {}
-    for name, data in (("bundled data", "yoda"), ("long system prompt", prompted)):
-        shared = measure("tunesmith_trains", data, True, steps)
-        separate = measure("tunesmith_trains", data, False, steps)
-        again = measure("tunesmith_trains", data, True, steps)
-        ratio = separate["seconds"] / min(shared["seconds"], again["seconds"])
-        losses = max(abs(a - b) for a, b in zip(shared["losses"], separate["losses"]))
-        record[name] = {"shared": shared, "separate": separate, "shared again": again, "largest_loss_gap": losses}
-        record[name]["ratio"] = round(ratio, 2)
+    for name, data, updates in (("bundled data", "yoda", max(4 * steps, -1)), ("long system prompt", prompted, steps)):
+        runs = [measure("tunesmith_trains", data, shared, updates) for _ in range(2) for shared in (True, False)]
+        shared, separate = runs[::2], runs[1::2]
+        record[name] = {
+            "shared": shared, "separate": separate,
+            "ratio": round(sum(run["seconds"] for run in separate) / sum(run["seconds"] for run in shared), 2),
+            "ratios of the pairs": [round(b["seconds"] / a["seconds"], 2) for a, b in zip(shared, separate)],
+            "largest_loss_gap": max(abs(a - b) for a, b in zip(shared[0]["losses"], separate[0]["losses"])),
+        }  # fmt: skip
     peer = measure("trl_trains", prompted, steps)
-    mine = record["long system prompt"]["shared"]
+    mine = sum(run["row_tokens_a_second"] for run in record["long system prompt"]["shared"]) / 2
     record["long system prompt"]["trl"] = peer
-    record["long system prompt"]["ratio to trl"] = round(mine["row_tokens_a_second"] / peer["row_tokens_a_second"], 2)
+    record["long system prompt"]["ratio to trl"] = round(mine / peer["row_tokens_a_second"], 2)
     record["bars"] = {"bundled data": 1.4, "long system prompt": 3.5, "to trl": 6.0}
     return record
 
@@ -222,21 +256,21 @@ def write_prompted(path: Path, rows: int) -> Path:
 
 
 def tunesmith_trains(data: str, shared: str, steps: str) -> dict:
-    """An epoch, or so many updates, in float32 without dropout; the first update, which is slower, is not counted."""
+    """An epoch, or so many updates, in float32 without dropout, the batch as it is by default: the same rows an update with and
+    without sharing. The first update, which is slower, is not counted."""
     from tunesmith.job import load_job, prepare_run
     from tunesmith.recipe import Recipe
     from tunesmith.training.loop import train
 
-    batch = {} if data == "yoda" else {"per_device_train_batch_size": 6, "gradient_accumulation_steps": ROWS_AN_UPDATE // 6}
     recipe = Recipe.of({
         "dataset_name": data, "num_train_epochs": 1, "max_steps": int(steps), "shared_prefix": shared == "True",
-        "lora_dropout": 0.0, "dtype": "float32", **batch,
+        "lora_dropout": 0.0, "dtype": "float32",
     })  # fmt: skip
     job, _ = prepare_run(recipe)
     model, loss_of, _ = load_job(job)
     reports = list(train(model, loss_of, job.loader, job.recipe, job.recipe.learning_rate))
     counted = reports[1:] or reports
-    windows = list(job.loader.epoch(0))[: len(reports)]
+    windows = list(islice(job.loader.epoch(0), len(reports)))
     computed = sum(len(pack.input_ids) for window in windows for pack in window)
     seconds = sum(report.seconds for report in counted)
     return {
@@ -248,7 +282,8 @@ def tunesmith_trains(data: str, shared: str, steps: str) -> dict:
 
 
 def trl_trains(data: str, steps: str) -> dict:
-    """The same rows by trl with its best packing, without quantisation and recomputation, which on a CPU only cost it time."""
+    """The same rows by trl with its best packing, without quantisation and recomputation, which on a CPU only cost it time.
+    An update has about as many rows as tunesmith's; the first is not counted if there are three."""
     import torch
     from datasets import load_dataset
     from peft import LoraConfig
@@ -259,7 +294,11 @@ def trl_trains(data: str, steps: str) -> dict:
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
+            self.begins: list[float] = []
             self.ends: list[float] = []
+
+        def on_step_begin(self, args: object, state: object, control: object, **_: object) -> None:
+            self.begins.append(time.perf_counter())
 
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
             self.ends.append(time.perf_counter())
@@ -271,7 +310,8 @@ def trl_trains(data: str, steps: str) -> dict:
         rows = load_dataset("json", data_files=data, split="train", cache_dir=folder)
         arguments = SFTConfig(
             output_dir=folder, max_length=4 * (SYSTEM + TURN + 30), packing=True, packing_strategy="bfd", num_train_epochs=1,
-            max_steps=max(2, min(int(steps), 4)) if int(steps) > 0 else 12, per_device_train_batch_size=1,
+            max_steps=3 if int(steps) < 0 else min(max(int(steps) - 1, 1), 3), per_device_train_batch_size=1,
+            gradient_accumulation_steps=TRL_ACCUMULATION,
             gradient_checkpointing=False, learning_rate=3e-4, report_to="none", save_strategy="no", use_cpu=True, bf16=False,
             disable_tqdm=True, train_sampling_strategy="sequential",
         )  # fmt: skip
@@ -280,10 +320,11 @@ def trl_trains(data: str, steps: str) -> dict:
         )
         lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
         trainer.train()
-    seconds = clock.ends[-1] - clock.ends[0]
-    tokens = sum(lengths[1 : len(clock.ends)])
+    first = int(len(clock.ends) > 2)
+    seconds = clock.ends[-1] - clock.begins[first]
+    tokens = sum(lengths[TRL_ACCUMULATION * first : TRL_ACCUMULATION * len(clock.ends)])
     return {
-        "seconds": round(seconds, 2), "updates": len(clock.ends) - 1, "rows_tokens": tokens,
+        "seconds": round(seconds, 2), "updates": len(clock.ends) - first, "rows_tokens": tokens,
         "row_tokens_a_second": round(tokens / seconds, 1), "peak_gb": round(_peak(), 2),
     }  # fmt: skip
 
@@ -300,7 +341,8 @@ def _peak() -> float:
 
 
 MEASURES: dict[str, Callable[..., dict]] = {
-    function.__name__: function for function in (tunesmith_prepares, trl_prepares, packing, tunesmith_trains, trl_trains)
+    function.__name__: function
+    for function in (tunesmith_prepares, tunesmith_streams, trl_prepares, packing, tunesmith_trains, trl_trains)
 }
 
 

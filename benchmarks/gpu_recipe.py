@@ -16,6 +16,7 @@ device). Contenders, hyphens allowed for the spaces:
     tunesmith streamed   the same, the base streamed from host memory layer by layer
     gemm floor           the base's matrix products of a step alone, forward and input gradient
     loss curve           50 updates of trl and tunesmith from one adapter, in one order, without dropout
+    loss curve bundled   the same on the bundled model and data: real weights, real text
 
 median ms: between the ends of updates, from the sixth on. whole job: 220 updates from entering the trainer, the first one's
 compilation and graph capture in it. ready → first update: from everything imported, so loading and preparing too.
@@ -57,7 +58,7 @@ TUNESMITH = {
         "dequantize": "never", "gradient_checkpointing": True, "activation_offloading": True, "offload_base": "always",
     },
 }  # fmt: skip
-CONTENDERS = (*TRL, *TUNESMITH, "gemm floor", "loss curve")
+CONTENDERS = (*TRL, *TUNESMITH, "gemm floor", "loss curve", "loss curve bundled")
 FOLDER = "folder"
 """Not a contender: makes the model."""
 
@@ -130,8 +131,9 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
         return make_folder(options.folder, options.layers)
     if name == "gemm floor":
         result = gemm_floor(options.layers)
-    elif name == "loss curve":
-        result = loss_curve(options.folder, min(CURVE_STEPS, options.max_steps) if options.max_steps > 0 else CURVE_STEPS)
+    elif name.startswith("loss curve"):
+        steps = min(CURVE_STEPS, options.max_steps) if options.max_steps > 0 else CURVE_STEPS
+        result = loss_curve(None if name.endswith("bundled") else options.folder, steps)
     elif name in TRL:
         result = trl(options.folder, *TRL[name], steps=options.trl_steps)
     else:
@@ -331,7 +333,7 @@ def trl(folder: Path, compute: str, checkpointing: bool, steps: int) -> dict[str
     return {**clock.record(), **_trl_facts(trainer)}
 
 
-def _trl_model(folder: Path, compute: str, checkpointing: bool) -> Any:
+def _trl_model(folder: Path | str, compute: str, checkpointing: bool) -> Any:
     import torch
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -345,13 +347,16 @@ def _trl_model(folder: Path, compute: str, checkpointing: bool) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
 
 
-def _trl_trainer(model: Any, checkpointing: bool, dropout: float, callbacks: Sequence[Any] = (), **settings: Any) -> Any:
+def _trl_trainer(
+    model: Any, checkpointing: bool, dropout: float, callbacks: Sequence[Any] = (), targets: Sequence[str] = TARGETS,
+    rows: Sequence[Sequence[int]] | None = None, **settings: Any,
+) -> Any:  # fmt: skip
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    lora = LoraConfig(r=8, lora_alpha=16, bias="none", lora_dropout=dropout, task_type="CAUSAL_LM", target_modules=list(TARGETS))
+    lora = LoraConfig(r=8, lora_alpha=16, bias="none", lora_dropout=dropout, task_type="CAUSAL_LM", target_modules=list(targets))
     arguments = SFTConfig(**{
         "gradient_checkpointing": checkpointing, "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "gradient_accumulation_steps": 1, "per_device_train_batch_size": BATCH, "auto_find_batch_size": True,
@@ -362,7 +367,7 @@ def _trl_trainer(model: Any, checkpointing: bool, dropout: float, callbacks: Seq
     })  # fmt: skip
     return SFTTrainer(
         model=model, peft_config=lora, processing_class=_tokenizer(), args=arguments,
-        train_dataset=Dataset.from_dict({"input_ids": synthetic_rows()}), callbacks=list(callbacks),
+        train_dataset=Dataset.from_dict({"input_ids": synthetic_rows() if rows is None else rows}), callbacks=list(callbacks),
     )  # fmt: skip
 
 
@@ -421,9 +426,10 @@ def gemm_floor(layers: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def loss_curve(folder: Path, steps: int) -> dict[str, Any]:
+def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
     """Losses of both from the same adapter over the same batches, without dropout; trl's adapter in fp32, which is
-    tunesmith's, and in bf16, which is what trl makes of it: how far rounding alone takes the two apart."""
+    tunesmith's, and in bf16, which is what trl makes of it: how far rounding alone takes the two apart. Without a folder, of
+    the bundled model on the bundled rows."""
     import torch
 
     from tunesmith.base.adapter import adapter_parameters
@@ -431,24 +437,26 @@ def loss_curve(folder: Path, steps: int) -> dict[str, Any]:
     from tunesmith.training.loop import train
 
     settings = {"lora_dropout": 0.0, "max_steps": steps, "lr_scheduler_type": "constant", "dequantize": "always"}
-    job, digest = _tunesmith_job(folder, settings)
+    job, rows = _bundled_job(settings) if folder is None else (_tunesmith_job(folder, settings)[0], synthetic_rows())
     model, loss_of, loaded = load_job(job)
     adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
-    curves = {"tunesmith": [update.loss for update in train(model, loss_of, job.loader, job.recipe, 3e-4)]}
+    reports = list(train(model, loss_of, job.loader, job.recipe, 3e-4))
+    curves = {"tunesmith": [update.loss for update in reports]}
     del model, loss_of
     for name, dtype in (("trl", torch.float32), ("trl, adapter in bf16", torch.bfloat16)):
         gc.collect()
         torch.cuda.empty_cache()
         trainer = _trl_trainer(
-            _trl_model(folder, "bfloat16", False), False, 0.0, max_steps=steps, optim="adamw_torch", logging_steps=1,
-            lr_scheduler_type="constant", train_sampling_strategy="sequential",
+            _trl_model(job.source.path, "bfloat16", False), False, 0.0, max_steps=steps, optim="adamw_torch", logging_steps=1,
+            lr_scheduler_type="constant", train_sampling_strategy="sequential", targets=loaded.targets, rows=rows,
         )  # fmt: skip
         trained = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
         assert trained.keys() == adapter.keys(), "the adapters' names differ"
         for key, parameter in trained.items():
             parameter.data = adapter[key].to(parameter.device, dtype)
         trainer.train()
-        assert _digest(trainer.train_dataset["input_ids"]) == digest, "the packed rows differ"
+        digest = _digest(trainer.train_dataset["input_ids"])
+        assert digest == _digest(_packed(job)), "the packed rows differ"
         curves[name] = _trl_facts(trainer)["losses"]
         del trainer, trained, parameter
     return {
@@ -457,6 +465,21 @@ def loss_curve(folder: Path, steps: int) -> dict[str, Any]:
         "trl, adapter in bf16 - trl": _difference(curves["trl, adapter in bf16"], curves["trl"]),
         "losses": {name: [round(loss, 5) for loss in losses] for name, losses in curves.items()},
     }  # fmt: skip
+
+
+def _bundled_job(settings: dict[str, Any]) -> tuple[Any, list[list[int]]]:
+    """The reference job on the bundled model and rows, and the token ids of the packed rows."""
+    from tunesmith.job import prepare_run
+    from tunesmith.recipe import Recipe
+
+    named = {"model_name_or_path": "smollm2-135m", "dataset_name": "yoda", "output_dir": tempfile.mkdtemp() + "/run"}
+    recipe = Recipe.of({**REFERENCE, "lora_target_modules": "all-linear", **settings, **named})
+    job = prepare_run(recipe, lambda event: None)[0]
+    return job, _packed(job)
+
+
+def _packed(job: Any) -> list[list[int]]:
+    return [list(chain.from_iterable(example.input_ids for example in row)) for row in job.loader.rows]
 
 
 def _difference(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
@@ -525,13 +548,13 @@ def show(record: dict[str, Any]) -> None:
     from rich.table import Table
 
     last = {name: record["runs"][name][-1] for name in CONTENDERS if name in record["runs"]}
-    digests = {run["packed_sha256"] for run in last.values() if "packed_sha256" in run}
+    digests = {run["packed_sha256"] for name, run in last.items() if "packed_sha256" in run and not name.endswith("bundled")}
     table = Table(title=f"{UPDATES} updates of {BATCH} × {LENGTH} tokens, {record['device']['gpu']}")
     figures = ("median ms", "mean ms", "whole job s", "ready → first s", "peak GB", "and loading")
     for column in ("", *figures, *(f"× {name}: step, job" for name in TRL)):
         table.add_column(column, justify="left" if not column else "right")
     for name, run in last.items():
-        if name == "loss curve":
+        if name.startswith("loss curve"):
             continue
         guessed = "≈ " if run.get("whole_job_extrapolated") else ""
         table.add_row(
@@ -542,9 +565,10 @@ def show(record: dict[str, Any]) -> None:
         )  # fmt: skip
     console = Console(width=132)
     console.print(table)
-    for pair, values in last.get("loss curve", {}).items():
-        if isinstance(values, dict) and "slope_per_step" in values:
-            console.print(f"loss, {pair}: " + ", ".join(f"{name} {value:.2e}" for name, value in values.items()))
+    for curve in (name for name in last if name.startswith("loss curve")):
+        for pair, values in last[curve].items():
+            if isinstance(values, dict) and "slope_per_step" in values:
+                console.print(f"{curve}, {pair}: " + ", ".join(f"{name} {value:.2e}" for name, value in values.items()))
     if len(digests) > 1:
         sys.exit("the packed rows of the contenders differ: nothing here can be compared")
 

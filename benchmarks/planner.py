@@ -82,6 +82,7 @@ def measure(folder: Path, name: str, length: int, batch: int, way: dict[str, Any
     assert predicted.way.split == 1
     gc.collect()
     torch.cuda.empty_cache()
+    torch._C._cuda_clearCublasWorkspaces()  # those of the setting before; a fresh process has none
     left = torch.cuda.memory_allocated()
     model, loss_of, loaded = load_job(job)
     torch.cuda.reset_peak_memory_stats()

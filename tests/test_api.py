@@ -83,11 +83,9 @@ def test_the_report_is_self_contained_and_escapes_what_it_shows(run):
 
 
 def test_answers_before_training_are_the_base_models(run):
-    change = run.changes[0]
-    assert run.generate(change.question, base=True) == change.before or change.before.startswith(
-        run.generate(change.question, base=True, max_new_tokens=4)
-    )
-    assert {c.question for c in run.changes} <= {row["prompt"] for row in ROWS}
+    row = run.comparison.rows[0]
+    assert run.generate(row.question, base=True, max_new_tokens=row.before.tokens) == row.before.text
+    assert {row.question for row in run.comparison.rows} <= {row["prompt"] for row in ROWS}
 
 
 def test_held_out_rows_are_never_trained_on(run, tiny_model_folder, data):

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunesmith.api import Run, load, resume, train
-    from tunesmith.ship import export_gguf, merge
+    from tunesmith.api import Run, compare, load, resume, train
+    from tunesmith.ship import export_gguf, merge, push
 
 __version__ = "0.1.0"
-__all__ = ["Run", "export_gguf", "load", "merge", "resume", "train"]
-_AFTER_TRAINING = ("export_gguf", "merge")
+__all__ = ["Run", "compare", "export_gguf", "load", "merge", "push", "resume", "train"]
+_AFTER_TRAINING = ("export_gguf", "merge", "push")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,33 +3,33 @@
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Sequence
+import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tunesmith.base.adapter import adapter_parameters, open_adapter
-from tunesmith.base.catalog import ModelSource, resolve
-from tunesmith.base.lean import speed_up
-from tunesmith.base.load import choose_compute, load_model
-from tunesmith.base.tokenizer import load_tokenizer
-from tunesmith.data.dataset import Dataset
+from tunesmith.base.adapter import adapter_parameters
+from tunesmith.data.dataset import fingerprint
 from tunesmith.data.render import Renderer
-from tunesmith.errors import AdapterError, RecipeError, RunError
-from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
+from tunesmith.errors import RecipeError, RunError
+from tunesmith.events import Loaded, Note, Prepared, Watch
 from tunesmith.export.adapter import save_adapter
 from tunesmith.export.card import write_card
+from tunesmith.export.hub import Pushed
 from tunesmith.export.manifest import write_manifest
+from tunesmith.export.publish import publish
 from tunesmith.facts import run_facts
+from tunesmith.generate.compare import Comparison
 from tunesmith.generate.engine import Sampling
-from tunesmith.generate.score import exact_matches
 from tunesmith.generate.session import Session
 from tunesmith.job import eval_packs, load_job, prepare_run
+from tunesmith.judge import Judged, held_out_rows, judge, rows_of
+from tunesmith.open_run import open_renderer, open_session, recipe_of
 from tunesmith.origin import origin_of
-from tunesmith.plan.memory import available_bytes, footprint, shape_of
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
-from tunesmith.run_folder import check_same, check_space, claim, is_finished, tidy_and_record
+from tunesmith.report import write_report
+from tunesmith.run_folder import check_same, check_space, claim, is_finished, last_state_named, step_down, tidy_and_record
 from tunesmith.training import guard
 from tunesmith.training.checkpoint import Checkpoint, newest_checkpoint
 from tunesmith.training.disk import plain_disk_errors, replace_durably
@@ -38,19 +38,25 @@ from tunesmith.training.keeper import RunKeeper
 from tunesmith.training.lock import RunLock
 from tunesmith.training.loop import StepReport
 from tunesmith.training.loop import train as train_loop
-from tunesmith.training.report import Change, write_report
 from tunesmith.training.state import Best, host_copy, put_adapter
 from tunesmith.training.step import PackLoss
 
-SAMPLES = 8
-"""Held-out rows answered before and after, unless more are asked for."""
+SAMPLES = 40
+"""Held-out rows answered before and after at the end of a run, unless more are asked for, as far as `ANSWERING` goes."""
+SCORED = 400
+"""Held-out rows whose loss is compared then."""
+ANSWERING = 60.0
+"""Seconds after which a run begins no more of those answers, unless more than `SAMPLES` are asked for."""
 
 
 class Run:
-    """A finished run: a folder with an adapter, and the model it belongs to, loaded when it is first needed."""
+    """A run: a folder with an adapter, and the model it belongs to, loaded when it is first needed. stopped: the signal that
+    ended its training before its time, 0 if none did."""
 
-    def __init__(self, folder: Path, session: Session | None = None, changes: Sequence[Change] = ()) -> None:
-        self.folder, self.changes = folder, list(changes)
+    def __init__(
+        self, folder: Path, session: Session | None = None, comparison: Comparison | None = None, stopped: int = 0
+    ) -> None:  # fmt: skip
+        self.folder, self.comparison, self.stopped = folder, comparison, stopped
         self._session = session
 
     @property
@@ -68,6 +74,29 @@ class Run:
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return self.session.answer([messages], Sampling(**sampling), base=base, raw=raw)[0]
+
+    def compare(
+        self, data: str | Path | None = None, *, rows: int | None = None, suites: bool = True, watch: Watch = lambda event: None
+    ) -> Comparison:  # fmt: skip
+        """Base against tuned, on the rows the run held out or on others, and what tuning cost it of what it could do before.
+
+        Args:
+            data: a file, a folder or a hub id with rows to compare on. rows: look at so many at most, spread over all.
+            suites: ask the suites too.
+
+        Raises:
+            RunError: the run held no rows out, or its data are gone or changed. DataError: ``data`` cannot be read.
+        """
+        recipe = recipe_of(self.folder)
+        renderer = self._session.renderer if self._session else open_renderer(self.folder, recipe)
+        judged = rows_of(str(data), recipe, watch) if data else held_out_rows(self.folder, recipe, renderer, watch)
+        if self._session is None:
+            watch(Note(f"Loading {recipe.model_name_or_path} and its adapter"))
+        return judge(self.session, judged, watch, rows=rows, suites=suites)
+
+    def push(self, repo: str, *, public: bool = False, base: str | None = None, watch: Watch = lambda event: None) -> Pushed:
+        """Put the run on the hub as ``repo``, user/name; see `tunesmith.export.publish.publish`."""
+        return publish(self.folder, repo, public=public, base=base, told=lambda line: watch(Note(line)))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -135,6 +164,13 @@ def load(folder: str | Path) -> Run:
     return Run(path)
 
 
+def compare(
+    run: str | Path | Run, data: str | Path | None = None, *, watch: Watch = lambda event: None, **options: Any
+) -> Comparison:  # fmt: skip
+    """Base against tuned: see `Run.compare`."""
+    return (run if isinstance(run, Run) else load(run)).compare(data, watch=watch, **options)
+
+
 def run_recipe(recipe: Recipe, watch: Watch = lambda event: None, samples: int = SAMPLES) -> Run:
     """Train as the recipe says, save, compare ``samples`` held-out rows before and after, and report."""
     job, renderer = prepare_run(recipe, watch)
@@ -154,19 +190,34 @@ def _complete(
         model, loss_of, loaded = load_job(job)
         watch(loaded)
         check_space(job.recipe, folder, sum(p.nbytes for p in adapter_parameters(model).values()))
-        with plain_disk_errors(folder), claimed:
-            steps, best = _train(model, loss_of, job, folder, origin, watch, found)
+        with plain_disk_errors(folder), claimed, last_state_named(folder, watch):
+            while (trained := _train(model, loss_of, job, folder, origin, watch, found)) is None:
+                del model, loss_of  # nothing may hold them while the next is loaded
+                job, found, origin = step_down(job, folder, origin, watch)
+                model, loss_of, loaded = load_job(job)
             save_adapter(model, renderer.tokenizer, folder)
             session = Session(model.eval(), renderer)
-            changes = _compare(session, job.data, origin["samples"], watch) if origin["samples"] else []
-            _write_outputs(folder, job, loaded, steps, changes, best)
-    return Run(folder, session, changes)
+            asked = 0 if trained.stopped else origin["samples"]  # who stops a run does not want to wait
+            compared = _compare(session, job, loss_of, asked, watch) if asked and job.data.questions else None
+            if not trained.stopped or 0 < len(trained.steps) < job.updates:  # else its answers would be missing for good
+                _write_outputs(folder, job, loaded, trained, compared)
+    return Run(folder, session, compared, trained.stopped)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """steps: every update's report, those before a resume too. best: the adapter that was put in at the end as the best.
+    stopped: the signal that ended it early, 0 if none did."""
+
+    steps: list[StepReport]
+    best: Best | None
+    stopped: int
 
 
 def _train(
     model: Any, loss_of: PackLoss, job: Prepared, folder: Path, origin: dict[str, Any], watch: Watch, found: Checkpoint | None
-) -> tuple[list[StepReport], Best | None]:
-    """Every update's report, those before ``found`` too, and the adapter that was put in at the end as the best."""
+) -> _Trained | None:
+    """Train from ``found`` on. None if memory ran out; what was reached is in the checkpoints."""
     parameters, recipe = adapter_parameters(model), job.recipe
     before = host_copy(parameters)
     head = found.metrics if found else b""
@@ -176,83 +227,55 @@ def _train(
     with interruptible() as interrupt, (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
         begun_at = found.state if found else None
         keeper = RunKeeper(folder, recipe, origin, lambda: interrupt.asked, begun_at.best if begun_at else None)
-        for report in train_loop(model, loss_of, job.loader, recipe, recipe.learning_rate, eval_packs(job), keeper, begun_at):
-            steps.append(report)
-            metrics.write(json.dumps(dataclasses.asdict(report)) + "\n")
-            metrics.flush()
-            watch(report)
-    done, total = steps[-1].step, job.updates
-    if done < total:
-        watch(Note(f"Stopped after update {done} of {total}; saving what was reached. `tunesmith resume {folder}` goes on"))
+        reports = train_loop(model, loss_of, job.loader, recipe, recipe.learning_rate, eval_packs(job), keeper, begun_at)
+        try:
+            with guard.working_device(f"`tunesmith resume {folder}` goes on from its newest checkpoint"):
+                for report in reports:
+                    steps.append(report)
+                    metrics.write(json.dumps(dataclasses.asdict(report)) + "\n")
+                    metrics.flush()
+                    watch(report)
+        except (MemoryError, RuntimeError) as error:
+            if not guard.ran_out_of_memory(error):
+                raise
+            return None
+    if interrupt.asked:
+        reached = f"Stopped after update {steps[-1].step if steps else 0} of {job.updates}"
+        watch(Note(f"{reached}; saving what was reached. `tunesmith resume {folder}` goes on"))
     if keeper.best:
         put_adapter(parameters, keeper.best.adapter)
         watch(Note(f"The adapter is that of update {keeper.best.step}, with the lowest held-out loss ({keeper.best.loss:.4f})"))
-    guard.check_changed(before, parameters)
-    return steps, keeper.best
+    if not interrupt.asked:
+        guard.check_changed(before, parameters)
+    return _Trained(steps, keeper.best, interrupt.number)
 
 
-def _compare(session: Session, data: Dataset, samples: int, watch: Watch) -> list[Change]:
-    """Answers before and after training on held-out rows whose last message is the assistant's."""
-    rows = [c for c in data.questions if c.messages[-1].role == "assistant" and len(c.messages) > 1 and not c.tools][:samples]
-    if not rows:
-        return []
-    asked = [c.as_dicts()[:-1] for c in rows]
-    expected = [c.messages[-1].content for c in rows]
-    longest = max(len(session.renderer.tokenizer(text)["input_ids"]) for text in expected)
-    sampling = Sampling(max_new_tokens=min(512, 2 * longest))
-    answers = []
-    for number, base in enumerate((True, False)):
-        watch(Progress("answers", number * len(rows), 2 * len(rows)))
-        answers.append(session.answer(asked, sampling, base=base))
-    watch(Progress("answers", 2 * len(rows), 2 * len(rows)))
-    right = [exact_matches(given, expected, data.asides) for given in answers]
-    questions = [messages[-1]["content"] for messages in asked]
-    return [Change(*values) for values in zip(questions, *answers, expected, *right)]
+def _compare(session: Session, job: Prepared, loss_of: PackLoss, samples: int, watch: Watch) -> Comparison | None:
+    """Base against tuned on held-out rows, at the end of a run, without the suites. None if memory ran out, which must not
+    cost the run its report."""
+    judged = Judged(job.data.questions, job.data.asides)
+    rows, seconds = max(SCORED, samples), ANSWERING if samples <= SAMPLES else math.inf
+    try:
+        return judge(session, judged, watch, rows=rows, loss_of=loss_of, answers=samples, seconds=seconds, suites=False)
+    except (MemoryError, RuntimeError) as error:
+        if not guard.ran_out_of_memory(error):
+            raise
+    watch(Note(f"Memory ran out while base and tuned were compared; `tunesmith compare {job.recipe.output_dir}` does it later"))
+    return None
 
 
-def _write_outputs(
-    folder: Path, job: Prepared, loaded: Loaded, steps: list[StepReport], changes: list[Change], best: Best | None
-) -> None:
+def _write_outputs(folder: Path, job: Prepared, loaded: Loaded, trained: _Trained, compared: Comparison | None) -> None:
+    steps, best = trained.steps, trained.best
     facts = run_facts(job, loaded, steps)
     if best:
         facts["Training"]["kept"] = f"update {best.step}, the lowest held-out loss ({best.loss:.4f})"
     title = f"{Path(job.recipe.model_name_or_path).name} on {Path(job.recipe.dataset_name).name}"
-    write_report(folder / "report.html", title, facts, steps, changes)
+    write_report(folder / "report.html", title, facts, steps, compared)
+    if compared:
+        facts["Held-out rows"] = compared.facts
     write_card(folder, job.source.base, {k: v for rows in facts.values() for k, v in rows.items()})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
-    origin = {"base": job.source.base, "revision": job.source.revision, "data_sha256": job.data.facts.sha256, "versions": versions}
-    write_manifest(folder, {**origin, "updates": {"done": steps[-1].step, "of": job.updates}})
-
-
-def open_session(folder: Path, lean: bool = True) -> Session:
-    """Load the base a run was trained on, and its adapter; on the fast path, or with peft's own layers."""
-    recipe = recipe_of(folder)
-    source = resolve(recipe.model_name_or_path)
-    compute = choose_compute(recipe)
-    own = (folder / "tokenizer_config.json").is_file()  # the tokenizer it was trained with, template included
-    at_hand = ModelSource(str(folder), None, str(folder)) if own else source
-    tokenizer = load_tokenizer(at_hand, None if own else recipe.chat_template)
-    # How it was trained was decided by the memory of training; to answer takes less.
-    shape, room = shape_of(source), 0.8 * available_bytes(compute.device)
-    stored = footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize)
-    stream = recipe.load_in_4bit and compute.device.type == "cuda" and stored > room
-    recipe = recipe.model_copy(update={"offload_base": "always" if stream else "never"})
-    model = open_adapter(load_model(source, recipe, compute), folder)
-    kept = shape.linear_weights * compute.dtype.itemsize
-    if lean:
-        speed_up(model, compute.dtype, not recipe.load_in_4bit or (not stream and kept + stored < room))
-    return Session(model, Renderer(tokenizer))
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe of a run, or of any adapter's folder what can be told of it."""
-    if (folder / "run.yaml").is_file():
-        return Recipe.of(Recipe.read(folder / "run.yaml"))
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base, revision = config["base_model_name_or_path"], config.get("revision")
-    except (OSError, ValueError, KeyError) as error:
-        raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.") from error
-    if not isinstance(base, str) or not base:
-        raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.")
-    return Recipe.of({"model_name_or_path": f"{base}@{revision}" if revision and not Path(base).exists() else base})
+    origin = {"base": job.source.base, "revision": job.source.commit(), "data_sha256": job.data.facts.sha256, "versions": versions}
+    if job.data.questions:
+        origin["held_out_sha256"] = fingerprint(job.data.questions)
+    write_manifest(folder, {**origin, "updates": {"done": steps[-1].step, "of": job.updates}, "facts": facts})

@@ -8,7 +8,8 @@ TunesmithError              catch this to catch them all; the command line turns
 ├── AdapterError            the adapter cannot be attached, saved or loaded
 ├── MachineError            this machine cannot do what was asked (memory, device, optimizer)
 ├── RunError                the run folder is missing, taken or incomplete
-└── TrainingError           training went wrong and was stopped before it could do harm
+├── TrainingError           training went wrong and was stopped before it could do harm
+└── HubError                the hub refused, or could not be reached
 """
 
 import difflib
@@ -54,6 +55,10 @@ class RunError(TunesmithError):
 
 class TrainingError(TunesmithError):
     """Training was stopped because going on would have produced nonsense."""
+
+
+class HubError(TunesmithError):
+    """The hub refused, or could not be reached."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from tunesmith.training.loop import StepReport
 
 def run_facts(job: Prepared, loaded: Loaded, steps: Sequence[StepReport]) -> dict[str, dict[str, Any]]:
     """What is worth knowing about a run, by section."""
-    recipe, data = job.recipe, job.data.facts
+    recipe, data = job.recipe, job.data.so_far
     seconds = sum(step.seconds for step in steps)
     held_out = [step.eval_loss for step in steps if step.eval_loss is not None]
     return {

@@ -19,7 +19,7 @@ from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader, computed_tokens, default_batch_size, default_split
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Renderer
-from tunesmith.errors import RunError
+from tunesmith.errors import RecipeError, RunError
 from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.facts import reset_peak
 from tunesmith.kernels.segments import Segments
@@ -57,6 +57,7 @@ def prepare_run(
     data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)), cache)
     resolved = _resolve(recipe, shape, data)
     loader = _loader(resolved, data)
+    _check_length(recipe, data, loader)
     updates = total_updates(loader, recipe)
     windows = loader.sample()
     packs = [pack for window in windows for pack in window]
@@ -69,12 +70,31 @@ def prepare_run(
     return prepared, renderer
 
 
+def with_less_memory(job: Prepared) -> Prepared | None:
+    """The same job in the fastest of the ways that are predicted to take less memory than its own; None if it takes least."""
+    rows = [row for row in job.plan.rows if row.bytes < job.plan.bytes]
+    if not rows:
+        return None
+    plan = dataclasses.replace(job.plan, chosen=min(rows, key=lambda row: row.seconds), reason="memory ran out")
+    planned = plan.chosen.way.of(job.asked)
+    return dataclasses.replace(job, recipe=planned, loader=_loader(planned, job.data), plan=plan)
+
+
 def _loader(recipe: Recipe, data: Dataset) -> Loader:
     assert recipe.per_device_train_batch_size is not None
     return Loader(
         data.rows, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps,
-        recipe.shuffle, recipe.seed, recipe.shared_prefix,
+        recipe.shuffle, recipe.seed, recipe.shared_prefix, data.shards.since if data.shards else None,
     )  # fmt: skip
+
+
+def _check_length(recipe: Recipe, data: Dataset, loader: Loader) -> None:
+    """Raises RecipeError if rows are streamed and nobody said for how many updates."""
+    if data.shards and recipe.max_steps <= 0:
+        raise RecipeError(
+            "Rows that are streamed are counted while they are trained on, so how many updates an epoch has is not known.",
+            f"Say how many to make: the first {data.facts.rows:,} rows make --max-steps {loader.updates_per_epoch}.",
+        )
 
 
 def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:

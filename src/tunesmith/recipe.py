@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from tunesmith.amount import parse_bytes
 from tunesmith.errors import RecipeError, nearest
 from tunesmith.mixed_data import DataFormat, MixedData, check_columns, mixture_name, repeated
+from tunesmith.yaml_text import read_yaml
 
 _NUMBERS = (int, float, int | None, float | None)
 
@@ -91,6 +92,10 @@ class Recipe(BaseModel):
         "error", "data", "A row that cannot be trained on: stop and say why, or leave such rows out and count them.", "bad_rows"
     )
     max_rows: int | None = _setting(None, "data", "Use only the first rows.", "max_samples", "max_train_samples", ge=1)
+    streaming: bool = _setting(
+        False, "data", "Tokenise rows while others are trained on: starts at once, however many there are; needs max_steps.",
+        "dataset_streaming",
+    )  # fmt: skip
     val_size: float = _setting(
         0.0, "data", "Rows held out for evaluation: a share below 1 or a count.",
         "val_set_size", "test_size", "val_split_fraction", "split_dataset_ratio", ge=0,
@@ -205,6 +210,8 @@ class Recipe(BaseModel):
             raise ValueError(f"datasets names {twice} twice: give it one entry, with a weight")
         if self.datasets and self.dataset_name != mixture_name(self.datasets):
             raise ValueError("dataset_name and datasets both say where rows come from: give one")
+        if self.streaming and self.datasets:
+            raise ValueError("streaming reads rows in their order, which cannot mix data sets: write the mixture into one file")
         if self.val_size and self.eval_dataset:
             raise ValueError("val_size cuts held-out rows from the data, eval_dataset brings them: give one")
         if self.use_dora and self.lora_bias == "lora_only":
@@ -238,14 +245,14 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: no such file, not YAML, or not a mapping.
         """
+        if path.exists() and not path.is_file():  # to open a pipe would be to wait
+            raise RecipeError(f"{path} is not a file.", "Give a YAML file.")
         try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            settings = read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RecipeError(f"{path}: {error.strerror or error}.", "Check the path of the YAML file.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(
-                f"{path} is not valid YAML: {' '.join(str(error).split())}.", "Mend the file at that place."
-            ) from error
+        except ValueError as error:
+            raise RecipeError(f"{path} is not valid YAML: {error}.", "Mend the file at that place.") from error
         if not isinstance(settings, dict):
             raise RecipeError(f"{path} does not hold `key: value` lines.", "Write one setting a line, such as `lora_r: 8`.")
         return {str(key): value for key, value in settings.items()}

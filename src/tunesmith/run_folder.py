@@ -1,5 +1,7 @@
 """A run's folder while a run is in it: claimed by one process, gone on with, finished."""
 
+import dataclasses
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +9,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunError
-from tunesmith.events import Note, Watch
-from tunesmith.job import check_output
+from tunesmith.errors import MachineError, RunError, TrainingError
+from tunesmith.events import Note, Prepared, Watch
+from tunesmith.job import check_output, with_less_memory
 from tunesmith.origin import describe, differences
 from tunesmith.recipe import Recipe
-from tunesmith.training.checkpoint import Checkpoint, set_aside, state_bytes
+from tunesmith.training.checkpoint import Checkpoint, checkpoints, newest_checkpoint, set_aside, state_bytes
 from tunesmith.training.disk import check_room, remove_leftovers
 from tunesmith.training.lock import RunLock
 
@@ -67,6 +69,45 @@ def check_same(folder: Path, found: Checkpoint, origin: dict[str, Any], allow_ch
         watch(Note(f"Going on although it is not as it began: {describe(changed)}"))
     if moved := differences(found.origin, origin, "machine"):
         watch(Note(f"Last digits may differ from those of an undisturbed run: {describe(moved)}"))
+
+
+def step_down(
+    job: Prepared, folder: Path, origin: dict[str, Any], watch: Watch
+) -> tuple[Prepared, Checkpoint | None, dict[str, Any]]:  # fmt: skip
+    """After memory ran out: the job in a way that takes less, with the same rows an update; the checkpoint it goes on from;
+    what the run is made from now.
+
+    Raises:
+        MachineError: it took the least already.
+    """
+    import torch
+
+    gc.collect()  # the model that did not fit
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    lower = with_less_memory(job)
+    if lower is None:
+        raise MachineError(
+            f"Memory ran out, and of the ways to run this that its settings leave open, it went the one that takes least "
+            f"({job.plan.chosen.way}).",
+            f"Free some memory, then `tunesmith resume {folder}`; or train anew with a smaller --per-device-train-batch-size or "
+            "--max-length.",
+        )
+    found, _ = newest_checkpoint(folder / "checkpoints")
+    where = f"update {found.state.position.step}" if found else "the start"
+    watch(Note(f"Memory ran out; going on from {where} with {lower.plan.chosen.way}. Every update reads the same rows as before"))
+    return lower, found, {**origin, "way": dataclasses.asdict(lower.plan.chosen.way)}
+
+
+@contextmanager
+def last_state_named(folder: Path, watch: Watch) -> Iterator[None]:
+    """Where training stops because it went wrong, the watcher is told which state is kept."""
+    try:
+        yield
+    except TrainingError:
+        if kept := checkpoints(folder / "checkpoints"):
+            watch(Note(f"{kept[-1]} holds the newest good state; nothing after it was saved"))
+        raise
 
 
 def tidy_and_record(folder: Path, found: Checkpoint | None, origin: dict[str, Any], damaged: list[Path]) -> None:

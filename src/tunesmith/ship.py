@@ -1,4 +1,4 @@
-"""The verbs after training: merge, export."""
+"""The verbs after training: merge, export, push."""
 
 import shutil
 import tempfile
@@ -7,15 +7,18 @@ from pathlib import Path
 
 import torch
 
-from tunesmith.api import load, open_session, recipe_of
+from tunesmith.api import Run, load
 from tunesmith.base.catalog import gguf_file
 from tunesmith.errors import ModelError, RunError
 from tunesmith.events import Note, Progress, Watch
 from tunesmith.export import gguf
 from tunesmith.export.agreement import LIMITS, Agreement, compare, next_token_logs
+from tunesmith.export.hub import Pushed
 from tunesmith.export.merge import compute_type, open_merged, umask, write_merged
 from tunesmith.export.ollama import write_modelfile
+from tunesmith.export.publish import publish
 from tunesmith.generate.session import Session, conversations
+from tunesmith.open_run import open_session, recipe_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -97,6 +100,16 @@ def export_gguf(
     if ollama:
         _write_modelfile(session, place)
     return place.stat().st_size
+
+
+def push(
+    run: str | Path | Run, repo: str, *, public: bool = False, base: str | None = None, facts_of: str | Path | None = None,
+    watch: Watch = lambda event: None,
+) -> Pushed:  # fmt: skip
+    """Put a run, a merged model or a GGUF file on the hub; see `publish`. Returns where it is."""
+    place = run.folder if isinstance(run, Run) else Path(run)
+    facts = None if facts_of is None else Path(facts_of)
+    return publish(place, repo, public=public, base=base, facts_of=facts, told=lambda line: watch(Note(line)))
 
 
 def _base_file(folder: Path) -> Path:

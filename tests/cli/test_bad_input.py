@@ -314,10 +314,13 @@ def test_an_output_folder_that_is_a_file(refused: Callable[..., str]) -> None:
     refused(*train("model", "good.jsonl"), says="out", then="--output-dir")
 
 
-@pytest.mark.parametrize("folder", ["none", "empty"])
-def test_chat_with_a_folder_that_is_no_run(refused: Callable[..., str], folder: str) -> None:
+def test_chat_with_a_folder_that_is_no_run(refused: Callable[..., str]) -> None:
     Path("empty").mkdir()
-    refused("chat", folder, "--prompt", "Hi.", says=f"{folder} holds no adapter", then="finished run")
+    refused("chat", "empty", "--prompt", "Hi.", says="empty holds no adapter", then="finished run")
+
+
+def test_chat_with_a_name_that_is_no_model(refused: Callable[..., str]) -> None:
+    refused("chat", "./none", "--prompt", "Hi.", says="no folder ./none", then="Check the path")
 
 
 def test_chat_with_an_adapter_that_names_no_base(refused: Callable[..., str]) -> None:

@@ -78,8 +78,7 @@ def test_an_interruption_is_exit_code_130(
     def interrupted(*arguments: Any) -> str:
         raise KeyboardInterrupt
 
-    (tmp_path / "adapter_config.json").write_text("{}")
-    monkeypatch.setattr("builtins.input", interrupted)
+    monkeypatch.setattr("tunesmith.cli.chat_model.open_partner", interrupted)
     assert main(["chat", str(tmp_path)]) == 130
     assert "Stopped" in capsys.readouterr().err
 

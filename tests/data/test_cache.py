@@ -1,12 +1,15 @@
 """Proves that prepared rows are found again when nothing changed, made again when anything did, and never believed when damaged."""
 
+import ast
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tunesmith.data.cache import Cache, key_of, local_files
+from tunesmith.data import tokenise as tokenise_module
+from tunesmith.data.cache import Cache, code, contents_of, key_of, local_files
 from tunesmith.data.dataset import prepare
 from tunesmith.data.examples import Builder
 from tunesmith.data.render import IGNORE, Example
@@ -194,10 +197,25 @@ def test_a_files_bytes_and_names_decide_the_key_and_a_hub_name_has_none(tmp_path
     tokenizer = renderer_of("chatml").tokenizer
     for name in ("a.jsonl", "b.jsonl"):
         _write(tmp_path / name)
-    key = lambda *names: key_of([str(tmp_path / name) for name in names], {}, tokenizer)  # noqa: E731
+    key = lambda *names: key_of(contents_of([str(tmp_path / name) for name in names]), {}, tokenizer)  # noqa: E731
     keys = [key("a.jsonl"), key("b.jsonl"), key("a.jsonl", "b.jsonl"), key("b.jsonl", "a.jsonl")]
     assert len(set(keys)) == 4
-    assert key_of(["someone/rows"], {}, tokenizer) is None
-    assert key_of([str(tmp_path / "a.jsonl"), "someone/rows"], {}, tokenizer) is None
-    assert key_of(["yoda"], {}, tokenizer) is not None
+    assert contents_of(["someone/rows"]) is None
+    assert contents_of([str(tmp_path / "a.jsonl"), "someone/rows"]) is None
+    assert contents_of(["yoda"]) is not None
     assert local_files(str(tmp_path)) == local_files(str(tmp_path / "*.jsonl")) == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+
+
+def test_the_code_in_the_key_is_all_that_tokenising_imports_of_this_room():
+    room = Path(tokenise_module.__file__).parent
+    found, ahead = set(), ["tokenise"]
+    while ahead:
+        if (name := ahead.pop()) not in found:
+            found.add(name)
+            for node in ast.walk(ast.parse((room / f"{name}.py").read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tunesmith.data"):
+                    ahead += [str(node.module).split(".")[2]] if str(node.module).count(".") > 1 else [n.name for n in node.names]
+                assert not (isinstance(node, ast.Import) and any(n.name.startswith("tunesmith.data") for n in node.names))
+    assert {path.stem for path in code()} == found
+    assert found >= {"text_files", "columns", "render", "template", "word_cache"}
+    assert not {"preview", "packing", "loader"} & found

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.training import disk
-from tunesmith.training.checkpoint import checkpoints, keep_newest, newest_checkpoint, save_checkpoint, set_aside
+from tunesmith.training.checkpoint import (
+    checkpoints,
+    keep_newest,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    set_aside,
+)  # fmt: skip
 from tunesmith.training.keeper import Keeper, RunKeeper
 from tunesmith.training.lock import RunLock, holder_of
 from tunesmith.training.optimizer import make_optimizer
@@ -301,3 +308,20 @@ def test_a_damaged_lock_file_of_nobody_is_taken_over(tmp_path: Path, text: str) 
     (tmp_path / "checkpoints" / "lock").write_text(text)
     with RunLock(tmp_path):
         assert holder_of(tmp_path)
+
+
+def test_a_checkpoint_of_the_first_format_is_still_read() -> None:
+    """Written by tunesmith 0.1.0 and kept: it comes back number for number."""
+    folder = Path(__file__).parents[1] / "reliability" / "format-1" / "checkpoint-3"
+    found = read_checkpoint(folder)
+    state = found.state
+    assert state.position == Position(step=3, epoch=1, window=0, micro_batches=6)
+    assert state.adapter["layer.lora_A"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert state.adapter["layer.lora_B"].tolist() == [[0.5, 0.5]] * 3
+    assert state.optimizer["0.exp_avg"].tolist() == [[1.0] * 3] * 2
+    assert state.counts == {"0.step": 3.0}
+    assert state.random["cpu"].tolist() == list(range(16))
+    assert state.best is not None
+    assert (state.best.step, state.best.loss) == (2, 1.25)
+    assert state.unevaluated is None
+    assert (found.origin, found.metrics) == ({"settings": {"seed": 42}}, b'{"step": 3}\n')

@@ -4,8 +4,17 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from tunesmith.errors import TrainingError
-from tunesmith.training.guard import check_changed, check_gradients, check_loss, check_norm
+from tunesmith.errors import MachineError, TrainingError
+from tunesmith.training.guard import (
+    check_changed,
+    check_gradients,
+    check_held_out,
+    check_loss,
+    check_norm,
+    check_saved,
+    ran_out_of_memory,
+    working_device,
+)  # fmt: skip
 from tunesmith.training.state import host_copy
 
 BAD = [float("nan"), float("inf"), float("-inf")]
@@ -92,3 +101,43 @@ def test_a_snapshot_is_a_copy() -> None:
         parameters["layer.lora_B"].add_(1)
     assert not before["layer.lora_B"].any()
     assert not before["layer.lora_A"].requires_grad
+
+
+@pytest.mark.parametrize("loss", BAD)
+def test_a_held_out_loss_that_is_not_finite_stops(loss: float) -> None:
+    with pytest.raises(TrainingError, match="after update 4"):
+        check_held_out(loss, 4)
+    check_held_out(3.5, 4)
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_a_state_that_is_not_finite_is_not_saved(value: float) -> None:
+    tensors = host_copy(adapter())
+    check_saved(tensors, 3)
+    tensors["layer.lora_B"][1, 1] = value
+    with pytest.raises(TrainingError, match=r"layer\.lora_B is not finite after update 3; it was not saved"):
+        check_saved(tensors, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_running_out_of_memory_looks_like(error: Exception, memory: bool) -> None:
+    assert ran_out_of_memory(error) == memory
+
+
+def test_only_a_gpu_that_failed_is_told_as_that() -> None:
+    said = r"The GPU failed \(CUDA error: device-side assert triggered\)\. Once it works again, go on"
+    with pytest.raises(MachineError, match=said), working_device("go on"):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCUDA kernel errors might be …")
+    for other in ("size mismatch", "CUDA error: out of memory"):
+        with pytest.raises(RuntimeError, match=other), working_device("go on"):
+            raise RuntimeError(other)

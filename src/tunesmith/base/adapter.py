@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.base.adapter_config import rank_of, read_adapter_config
 from tunesmith.base.linear import CUSTOM_MODULES
 from tunesmith.base.load import decoder_linears
 from tunesmith.errors import AdapterError, nearest
@@ -73,26 +74,27 @@ def open_adapter(model: Any, folder: Path) -> Any:
     Raises:
         AdapterError: not an adapter folder, missing or unexpected tensors, wrong shapes, or values that are not finite.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / "adapter_config.json").is_file():
         raise AdapterError(f"{folder} holds no adapter: it has no adapter_config.json.", "Give a run's folder.")
     try:
-        config = LoraConfig.from_pretrained(str(folder))
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        weights = folder / "adapter_model.safetensors"
+        if weights.exists() and not weights.is_file():  # to open a pipe would be to wait
+            raise OSError(f"{weights.name} is not a file")
+        tensors = load_file(weights)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, SafetensorError) as error:
         raise AdapterError(f"{folder} holds no readable LoRA adapter: {error}", "Use the folder of a finished run.") from error
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(f"{folder} holds an adapter of another kind than LoRA.", "Use a LoRA adapter.")
+    config = read_adapter_config(folder, rank_of(tensors))
     config._register_custom_module(CUSTOM_MODULES)
     config.inference_mode = True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys.*")
         try:
             peft_model = PeftModel(model, config, ADAPTER, autocast_adapter_dtype=True)
-        except ValueError as error:  # its targets are not in this model
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # its targets are not in this model
             raise AdapterError(
                 f"The adapter in {folder} does not fit: {error}", "Check that it belongs to this base model."
             ) from error

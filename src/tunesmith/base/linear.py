@@ -1,7 +1,7 @@
 """peft's LoRA layers with the lean QLoRA linear inside: same parameters, same files, another forward."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,8 @@ class _Lean:
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.group is None or args or kwargs or self.merged or x.dtype != self.group.dtype:  # type: ignore[attr-defined]
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        if self.group.fixed is not None:
+            return self.group(x, self.member)
         if self.disable_adapters:  # type: ignore[attr-defined]
             return self.group.base(x, self.member)
         if self.active_adapters != [self.group.adapter]:  # type: ignore[attr-defined]
@@ -55,8 +57,11 @@ class LinearGroup:
     """Linears of one scaling that read the same tensor (q, k, v; gate, up), computed together when the first is called.
 
     members: the lean layers, in the order the model calls them. adapter: the adapter's name. kept: the stacked weights
-    ``[N, K]`` in the compute type, or None to dequantise them at every use (same numbers, less memory, slower).
+    ``[N, K]`` in the compute type, or None to dequantise them at every use (same numbers, less memory, slower). fixed: what
+    computes in the place of all this while answers are decoded.
     """
+
+    fixed: "Callable[[Tensor], tuple[Tensor, ...]] | None" = None
 
     def __init__(self, members: list[Any], adapter: str, dtype: torch.dtype, keep: bool, salt: int = 0) -> None:
         self.members, self.adapter, self.dtype, self.salt = members, adapter, dtype, salt
@@ -97,6 +102,8 @@ class LinearGroup:
         return F.linear(x, weight, bias)
 
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.fixed is not None:
+            return self.fixed(x)
         layers, name = self.members, self.adapter
         dropout = layers[0].lora_dropout[name]
         p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0

@@ -59,8 +59,12 @@ def store(model: Any, folder: Path) -> threading.Thread | None:
             seen.add(tensor.data_ptr())
             tensors[name] = tensor.detach()
     size = sum(tensor.nbytes for tensor in tensors.values())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if size < LEAST_BYTES or size > min(MOST_BYTES, shutil.disk_usage(folder.parent).free // 4):
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        room = min(MOST_BYTES, shutil.disk_usage(folder.parent).free // 4)
+    except OSError:
+        return None  # nowhere to keep it
+    if size < LEAST_BYTES or size > room:
         return None
     settings = model.config.to_json_string(use_diff=False)
     on_host = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
@@ -72,7 +76,10 @@ def store(model: Any, folder: Path) -> threading.Thread | None:
 def _write(tensors: dict[str, torch.Tensor], settings: str, generation: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    try:
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    except OSError:
+        return
     try:
         _make_room(folder.parent, sum(tensor.nbytes for tensor in tensors.values()))
         save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})

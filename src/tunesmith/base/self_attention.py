@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from tunesmith.base.mlp import close, distance
 from tunesmith.kernels.attention import rotary_attention
+from tunesmith.kernels.cached_attention import Cached
 from tunesmith.kernels.columns import split_columns
+from tunesmith.kernels.rope import rotary
 from tunesmith.kernels.segments import Segments
 
 SEPARATE, FUSED = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"}
@@ -43,6 +45,7 @@ class LeanAttention(nn.Module):
     def __init__(self, attention: nn.Module, call: AttentionCall) -> None:
         super().__init__()
         self.call = call
+        self.layer_idx: int = getattr(attention, "layer_idx", -1)
         self._original = (attention,)  # in a tuple: its layers are registered here, once, under their own names
         for name, child in attention.named_children():
             self.add_module(name, child)
@@ -51,7 +54,7 @@ class LeanAttention(nn.Module):
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        segments: Segments | None = None,
+        segments: Segments | Cached | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """transformers' signature: hidden_states ``[1, T, K]``, position_embeddings cos and sin ``[1, T, R]``."""
@@ -61,9 +64,11 @@ class LeanAttention(nn.Module):
         cos, sin = (table.reshape(-1, table.shape[-1]) for table in position_embeddings)
         q, k, v = self._heads(hidden_states.squeeze(0))
         call = self.call
-        out = rotary_attention(
-            q, k, v, cos, sin, segments, scaling=call.scaling, sliding_window=call.sliding_window, softcap=call.softcap
-        )
+        how: dict[str, Any] = {"scaling": call.scaling, "sliding_window": call.sliding_window, "softcap": call.softcap}
+        if isinstance(segments, Cached):
+            out = segments.attention(self.layer_idx, *rotary(q, k, v, cos, sin), **how)
+        else:
+            out = rotary_attention(q, k, v, cos, sin, segments, **how)
         return self.o_proj(out.reshape(1, out.shape[0], -1)), None
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.catalog import ModelSource
+from tunesmith.base.model_files import check_files
 from tunesmith.base.templates import TEMPLATES
 from tunesmith.errors import ModelError, nearest
 
@@ -19,6 +20,8 @@ def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Any
     """
     from transformers import AutoTokenizer
 
+    if Path(source.path).is_dir():
+        check_files(Path(source.path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

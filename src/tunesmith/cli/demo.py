@@ -14,19 +14,22 @@ def run(arguments: list[str]) -> int:
     from rich.markup import escape
 
     from tunesmith.api import run_recipe
-    from tunesmith.cli.show import Show, change_table, console, next_commands
+    from tunesmith.cli.compare_terminal import show_comparison
+    from tunesmith.cli.show import Show, console, next_commands
 
     console.print("[bold]tunesmith demo[/]: teaching a small chat model to speak like Yoda\n")
     with Show(aliases) as show:
         result = run_recipe(recipe, show, samples=10_000)
-    changes = result.changes
-    if changes:
-        console.print(change_table(changes))
-        before, after = (sum(getattr(c, side) for c in changes) for side in ("right_before", "right_after"))
+    if result.stopped:
+        return 128 + result.stopped
+    compared = result.comparison
+    if compared and compared.rows:
+        show_comparison(compared, console)
+        count, (before, after) = len(compared.rows), compared.right
         console.print(
             f"\nRight on held-out rows, interjections aside: "
-            f"before [bold]{before} of {len(changes)} ({before / len(changes):.0%})[/], "
-            f"after [bold green]{after} of {len(changes)} ({after / len(changes):.0%})[/]"
+            f"before [bold]{before} of {count} ({before / count:.0%})[/], "
+            f"after [bold green]{after} of {count} ({after / count:.0%})[/]"
         )
     question = "The Force is strong in you!"
     console.print(f"{question} → [bold green]{escape(result.generate(question))}[/]")

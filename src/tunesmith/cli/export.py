@@ -28,12 +28,15 @@ def run(arguments: list[str]) -> int:
     from rich.markup import escape
 
     from tunesmith.cli.show import Show, console
+    from tunesmith.export.hub_card import shipped_of
+    from tunesmith.export.runtimes import compatibility
     from tunesmith.ship import export_gguf
 
     out = Path(options.out)
     with Show() as show:
         size = export_gguf(Path(options.run), out, options.type, show, ollama=options.ollama)
     console.print(f"[bold green]Done.[/] {escape(str(out))}: {KINDS[options.type]}, {size / 1e6:,.0f} MB")
+    console.print(f"The adapter itself: {escape(compatibility(shipped_of(Path(options.run), options.run)))}", style="dim")
     if options.ollama:
         console.print(f"Next: [bold]ollama create NAME -f {escape(str(out.with_name('Modelfile')))}[/]")
     elif options.type == "adapter":

@@ -7,6 +7,7 @@ import warnings
 from importlib import import_module
 
 from tunesmith.errors import TunesmithError
+from tunesmith.training.interrupt import exit_code, terminable
 
 COMMANDS = {
     "demo": "tune the bundled model on the bundled data and show before and after",
@@ -15,15 +16,19 @@ COMMANDS = {
     "preview": "the tokens that would be trained, and what is odd about the data",
     "plan": "what a run would take here: memory, time, and the way it would run",
     "chat": "talk to a run",
+    "compare": "base against tuned: a verdict, and what was forgotten",
+    "serve": "OpenAI-style HTTP over a run, on this machine",
     "merge": "a run's base and adapter as one plain model",
     "export": "a run as a GGUF file for llama.cpp and Ollama",
+    "push": "a run on the Hugging Face hub",
+    "login": "log in to the hub",
     "doctor": "what this machine has, and what is missing",
 }
 """Commands and their one line of help; each is a module of this package with a ``run(arguments)``."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 a mistake to mend, 130 interrupted)."""
+    """Run one command; returns the exit code (0 done, 2 a mistake to mend, 130 interrupted, 143 terminated)."""
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -36,15 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     if not debug:
         warnings.simplefilter("ignore")  # libraries warn about one another; what matters to the user, we say ourselves
     try:
-        return _dispatch(arguments)
+        with terminable():
+            return _dispatch(arguments)
     except TunesmithError as error:
         if debug:
             raise
         _complain(error)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nStopped.", file=sys.stderr)
-        return 130
+        return exit_code(stop)
     except BrokenPipeError:  # `tunesmith … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

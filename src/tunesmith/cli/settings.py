@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import ALIASES, GROUPS, Recipe, canonical_settings
+from tunesmith.yaml_text import read_yaml
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +104,6 @@ def _value(key: str, text: str) -> Any:
     if _kind(key) in (str, str | None) and text != "true":
         return text  # as typed: a folder may be called 2024, a column "no"
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return read_yaml(text)
+    except ValueError as error:
         raise RecipeError(f"--{key} {text!r} cannot be read.", "Put it in quotes.") from error

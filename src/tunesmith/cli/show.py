@@ -15,7 +15,6 @@ from rich.text import Text
 from tunesmith.events import Event, Loaded, Note, Prepared, Progress
 from tunesmith.plan.memory import footprint, kbit_prepared_footprint
 from tunesmith.training.loop import StepReport
-from tunesmith.training.report import Change
 
 console = Console(highlight=False)
 
@@ -154,20 +153,6 @@ def ways_table(job: Prepared) -> Table:
             "→" if row == plan.chosen else "", str(row.way), f"{row.bytes / 1e9:.2f} GB", _minutes(row.seconds),
             "yes" if row.fits else "no", style=style,
         )  # fmt: skip
-    return table
-
-
-def change_table(changes: list[Change], most: int = 12) -> Table:
-    """Sentence, before, after, expected: right answers green."""
-    table = Table(
-        title="On rows it never saw", title_justify="left", title_style="bold", show_lines=False, row_styles=["", "on grey7"]
-    )
-    for column, width in (("sentence", 3), ("before", 2), ("after", 3), ("expected", 3)):
-        table.add_column(column, ratio=width, overflow="fold")
-    for change in changes[:most]:
-        before = change.before if len(change.before) < 90 else change.before[:88] + "…"
-        style = "green" if change.right_after else "yellow"
-        table.add_row(Text(change.question), Text(before, "dim"), Text(change.after, style), Text(change.expected, "dim"))
     return table
 
 

@@ -10,12 +10,15 @@ def run(arguments: list[str]) -> int:
     from rich.markup import escape
 
     from tunesmith.api import run_recipe
-    from tunesmith.cli.show import Show, change_table, console, next_commands
+    from tunesmith.cli.compare_terminal import show_comparison
+    from tunesmith.cli.show import Show, console, next_commands
 
     with Show(aliases) as show:
         result = run_recipe(recipe, show)
-    if result.changes:
-        console.print(change_table(result.changes))
+    if result.stopped:
+        return 128 + result.stopped
+    if result.comparison:
+        show_comparison(result.comparison, console)
     console.print(f"\n[bold green]Done.[/] The adapter is in [bold]{escape(str(result.folder))}[/]")
     console.print(next_commands(result.folder))
     return 0

@@ -1,7 +1,8 @@
 """What becomes of rows that cannot be trained on: the first one ends the run, or they are left out, counted and told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from tunesmith.errors import DataError, RowError
 
@@ -32,6 +33,20 @@ class BadRowFacts:
         more = f" And {self.count - len(self.reasons):,} more." if self.count > len(self.reasons) else ""
         return f"{rows} left out. {' '.join(self.reasons)}{more}"
 
+    def check_some_left(self, name: str, left: int) -> None:
+        """Raises DataError if nothing is left to train on."""
+        if self.count and not left:
+            raise DataError(
+                f"All {self.count:,} rows of {name} are bad. The first: {self.reasons[0]}", "Mend the rows, or name other columns."
+            )
+
+
+def together(facts: Iterable[BadRowFacts]) -> BadRowFacts:
+    """Bad rows of several parts of the data, in order."""
+    every = list(facts)
+    reasons = tuple(islice(chain.from_iterable(one.reasons for one in every), KEPT))
+    return BadRowFacts(sum(one.count for one in every), reasons)
+
 
 class BadRows:
     """Leaves rows at fault out, counts them and keeps the first reasons; with ``on_bad_row`` "error" the first one raises."""
@@ -53,9 +68,11 @@ class BadRows:
         """What happened so far."""
         return BadRowFacts(self.count, tuple(self.reasons))
 
+    def taken(self) -> BadRowFacts:
+        """The same, and counting begins anew."""
+        facts, self.count, self.reasons = self.facts, 0, []
+        return facts
+
     def check_some_left(self, name: str, left: int) -> None:
-        """Raises DataError if nothing is left to train on."""
-        if self.count and not left:
-            raise DataError(
-                f"All {self.count:,} rows of {name} are bad. The first: {self.reasons[0]}", "Mend the rows, or name other columns."
-            )
+        """As `BadRowFacts.check_some_left`."""
+        self.facts.check_some_left(name, left)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 import zlib
@@ -101,20 +102,26 @@ def _checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
     return {name: zlib.crc32(memoryview(array).cast("B")) if array.size else 0 for name, array in arrays.items()}
 
 
-def key_of(names: Sequence[str], settings: Mapping[str, Any], tokenizer: Any) -> str | None:
-    """What decides the examples of data sets: the bytes of their files, the settings that say how they are read, the tokenizer
-    and its chat template, the code of this room; 64 hex digits. None if one is on the hub, whose files are not here.
-
-    Args:
-        settings: those that change examples, as JSON.
-    """
-    files: list[Path] = []
+def contents_of(names: Sequence[str]) -> str | None:
+    """SHA-256 of the names and bytes of the files that data sets are read from; None if one is on the hub, whose files are not
+    here."""
+    digest = hashlib.sha256()
     for name in names:
         here = local_files(name)
         if here is None:
             return None
-        files += here
-    digest = hashlib.sha256(f"{FORMAT}\0".encode())
+        _add(digest, here)
+    return digest.hexdigest()
+
+
+def key_of(contents: str, settings: Mapping[str, Any], tokenizer: Any) -> str:
+    """What decides the examples of data sets, as 64 hex digits: their files, the settings that say how they are read, the
+    tokenizer and its chat template, and the code between a file and its tokens.
+
+    Args:
+        contents: as `contents_of` says. settings: those that change examples, as JSON.
+    """
+    digest = hashlib.sha256(f"{FORMAT}\0{contents}\0".encode())
     told = {
         "settings": dict(settings), "template": tokenizer.chat_template, "special": tokenizer.special_tokens_map,
         "versions": [version("tokenizers"), version("transformers")], "today": _today(str(tokenizer.chat_template)),
@@ -122,11 +129,26 @@ def key_of(names: Sequence[str], settings: Mapping[str, Any], tokenizer: Any) ->
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     backend = getattr(tokenizer, "backend_tokenizer", None)
     digest.update(backend.to_str().encode() if backend is not None else repr(sorted(tokenizer.get_vocab().items())).encode())
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), *files]:
+    _add(digest, code())
+    return digest.hexdigest()
+
+
+def code(first: str = "tokenise") -> list[Path]:
+    """The modules of this room between a file and its tokens: ``first`` and all that it imports from here, and they from here."""
+    room = Path(__file__).parent
+    found, ahead = set(), [first]
+    while ahead:
+        if (name := ahead.pop()) not in found:
+            found.add(name)
+            ahead += re.findall(r"^\s*from tunesmith\.data\.(\w+) import", (room / f"{name}.py").read_text("utf-8"), re.MULTILINE)
+    return [room / f"{name}.py" for name in sorted(found)]
+
+
+def _add(digest: Any, paths: Sequence[Path]) -> None:
+    for path in paths:
         digest.update(f"\0{path}\0".encode("utf-8", "surrogateescape"))
         for block in _blocks(path):
             digest.update(block)
-    return digest.hexdigest()
 
 
 def _today(template: str) -> str:

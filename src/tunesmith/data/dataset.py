@@ -3,22 +3,27 @@
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
-from tunesmith.data.bad_rows import BadRowFacts, BadRows
+from tunesmith.data.bad_rows import BadRowFacts, BadRows, together
 from tunesmith.data.cache import Cache
 from tunesmith.data.columns import find_columns
+from tunesmith.data.cutting import cut_and_pack
 from tunesmith.data.examples import Examples, Ints
 from tunesmith.data.formats import Conversation, to_conversations
 from tunesmith.data.mixture import open_data, times
-from tunesmith.data.packing import PackedRows, pack_rows
+from tunesmith.data.packing import PackedRows
 from tunesmith.data.render import Example, Renderer, cut
 from tunesmith.data.sources import is_bundled, load_rows
+from tunesmith.data.stream import ShardFacts, Shards, Stream
 from tunesmith.data.tokenise import Tokenised, digest, tokenise
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
+
+STREAMED = "streaming: rows are read while others are trained on; what is told here is of the first {rows:,}"
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,28 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Dataset:
-    """rows: packed rows to train on. held_out: examples never trained on. questions: their conversations. asides:
-    interjections that close answers of the bundled data and say nothing about whether an answer is right."""
+    """rows: packed rows to train on; of a stream, those of its first shard. held_out: examples never trained on. questions:
+    their conversations. facts: of the rows; of a stream, of its first shard. asides: interjections that close answers of the
+    bundled data and say nothing about whether an answer is right. shards: the rows of a stream."""
 
     rows: PackedRows
     held_out: list[Example]
     questions: list[Conversation]
     facts: DataFacts
     asides: tuple[str, ...] = ()
+    shards: Shards | None = None
+
+    @property
+    def so_far(self) -> DataFacts:
+        """The facts, of a stream those of all shards that training has begun."""
+        if self.shards is None or not (begun := self.shards.begun.values()):
+            return self.facts
+        return replace(
+            self.facts, rows=sum(one.rows for one in begun), cut_rows=sum(one.cut for one in begun),
+            lost_tokens=sum(one.lost for one in begun), packed_rows=sum(one.packed for one in begun),
+            tokens=sum(one.tokens for one in begun), trained=sum(one.trained for one in begun),
+            bad=together(one.bad for one in begun),
+        )  # fmt: skip
 
 
 def prepare(
@@ -70,29 +89,28 @@ def prepare(
     Raises:
         DataError: rows that cannot be read or trained on; see the modules this calls.
     """
-    made = tokenise(recipe, renderer, lambda done: watch(done, done), cache)
+    stream = Stream(recipe, renderer, cache) if recipe.streaming else None
+    told: Callable[[int], None] = lambda done: watch(done, done)  # noqa: E731
+    made = stream.first(told) if stream else tokenise(recipe, renderer, told, cache)
     chosen = _drawn(recipe, made)
     held = np.isin(made.conversation, chosen)
     order = np.repeat(np.flatnonzero(~held), times(made.weights, recipe.seed)[made.conversation[~held]])
     whole = made.examples.take(order)
     longest = int(whole.lengths.max())
     max_length = _max_length(recipe, longest, model_limit)
-    kept = whole if recipe.packing == "wrapped" else whole.cut(max_length)
-    packed = pack_rows(kept.take(np.flatnonzero(kept.counts)), recipe.packing, max_length)
-    trained = int(packed.examples.counts.sum())
-    _check_trained(packed, trained, renderer.stop_token_ids, max_length, longest)
+    packed = cut_and_pack(whole, recipe.packing, max_length)
+    _check_trained(packed.rows, packed.trained, renderer.stop_token_ids, max_length, longest)
     held_out, questions, notes = _held_out(recipe, renderer, made, chosen)
     cut_off, _, _ = cut(held_out, model_limit)
+    sha256 = _fingerprint(whole, made.conversation[order], stream.contents if stream else None)
     facts = DataFacts(
-        made.conversations - len(chosen), len(questions), made.read_as, max_length, longest,
-        int((kept.lengths < whole.lengths).sum()), int((whole.counts - kept.counts).sum()), len(packed),
-        int(packed.examples.lengths.sum()),
-        trained,
-        _fingerprint(whole, made.conversation[order]),
-        made.bad,
-        made.notes + notes,
+        made.conversations - len(chosen), len(questions), made.read_as, max_length, longest, packed.cut, packed.lost,
+        len(packed.rows), packed.tokens, packed.trained, sha256, made.bad,
+        (STREAMED.format(rows=made.read), *made.notes, *notes) if stream else made.notes + notes,
     )  # fmt: skip
-    return Dataset(packed, [e for e in cut_off if e.trained], questions, facts, _asides(recipe))
+    shards = Shards(stream, packed.rows, ShardFacts.of(made, packed, len(chosen)), max_length) if stream else None
+    asides = asides_of(recipe.dataset_name, recipe.dataset_split)
+    return Dataset(packed.rows, [e for e in cut_off if e.trained], questions, facts, asides, shards)
 
 
 def _max_length(recipe: Recipe, longest: int, model_limit: int) -> int:
@@ -154,14 +172,15 @@ def _held_out(
     wanted = {made.examples.where(int(place)) for place in places}
     # Read once more for the text of the few: it is not worth the memory to keep that of all.
     rest = open_data(recipe, BadRows(recipe.on_bad_row)).conversations
-    return [made.examples[int(i)] for i in places], [conversation for conversation in rest if conversation.where in wanted], ()
+    found = islice((conversation for conversation in rest if conversation.where in wanted), len(wanted))
+    return [made.examples[int(i)] for i in places], list(found), ()
 
 
-def _asides(recipe: Recipe) -> tuple[str, ...]:
-    """What translation_extra adds to translation in the bundled data."""
-    if not is_bundled(recipe.dataset_name):
+def asides_of(name: str, split: str = "train") -> tuple[str, ...]:
+    """What translation_extra adds to translation in the bundled data; nothing in any other."""
+    if not is_bundled(name):
         return ()
-    rows = load_rows(recipe.dataset_name, recipe.dataset_split)
+    rows = load_rows(name, split)
     added = {row.values["translation_extra"].removeprefix(row.values["translation"]).strip() for row in rows}
     return tuple(sorted(added - {""}))
 
@@ -171,7 +190,8 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
     return hashlib.sha256(b"".join(map(digest, conversations))).hexdigest()
 
 
-def _fingerprint(examples: Examples, conversation: Ints) -> str:
-    """The same from examples that were made of them; of several from one conversation, the first counts."""
+def _fingerprint(examples: Examples, conversation: Ints, contents: str | None = None) -> str:
+    """The same from examples that were made of them; of several from one conversation, the first counts. ``contents``: what
+    stands for the rows of a stream that are yet to be read."""
     first = np.diff(conversation, prepend=-1) != 0
-    return hashlib.sha256(examples.digests[first].tobytes()).hexdigest()
+    return hashlib.sha256(examples.digests[first].tobytes() + (contents or "").encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What a reader of all rows would have noticed: duplicates, leaks, refusals, strange languages. Each with a few of its rows."""
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ SHOWN = 5
 """Rows that are named for a finding."""
 HARMLESS = frozenset("\n\t\r\u200c\u200d\ufeff")
 """Control and format characters that ordinary text has."""
+_UNUSUAL = re.compile(r"[^\0\1\t\n\r -~]")
+"""What has to be looked at; 0 and 1 are what a `Said` is put together with."""
 
 Watch = Callable[[str, int, int], None]
 
@@ -197,6 +200,8 @@ def _languages(rows: Sequence[Said], watch: Watch) -> Finding:
 def _controls(rows: Sequence[Said]) -> Finding:
     found = []
     for i, row in enumerate(rows):
+        if not any(map(_UNUSUAL.search, (row.whole[:4000], *row.answers))):
+            continue
         characters = set(chain(row.whole[:4000], *row.answers)) - {"\0", "\1"}
         strange = sorted(c for c in characters if c not in HARMLESS and _is_control(c))
         if strange:

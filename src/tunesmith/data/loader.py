@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
 import numpy as np
@@ -44,7 +44,8 @@ class Loader:
     """Packs of an epoch.
 
     rows: packed rows. batch_size: rows a pack. accumulation: packs an update, or fewer where sharing prefixes lets more rows
-    into a pack. shuffle: a new order each epoch.
+    into a pack. shuffle: a new order each epoch. more: of rows that are streamed, all shards from this number on; ``rows`` are
+    then those of the first.
     """
 
     rows: Sequence[Sequence[Example]]
@@ -53,10 +54,25 @@ class Loader:
     shuffle: bool = True
     seed: int = 42
     shared_prefix: bool = True
+    more: Callable[[int], Iterator[Sequence[Sequence[Example]]]] | None = None
+
+    def shards(self, start: int = 0) -> Iterator[tuple[int, "Loader"]]:
+        """The parts of an epoch from this number on, each with its number: the loader itself, unless rows are streamed."""
+        if self.more is None:
+            yield 0, self
+            return
+        for number, rows in enumerate(self.more(start), start):
+            if len(rows):
+                yield number, replace(self, rows=rows, more=None)
 
     @property
     def updates_per_epoch(self) -> int:
+        """Updates of an epoch, of a stream's first shard."""
         return math.ceil(len(self.rows) / (self.batch_size * self.accumulation))
+
+    def share(self, updates: int) -> float:
+        """The share of an epoch that so many updates are; 0 for a stream, whose end nobody knows."""
+        return updates / self.updates_per_epoch if self.more is None else 0.0
 
     def epoch(self, number: int, start: int = 0) -> Iterator[list[Pack]]:
         """The packs of each update of an epoch, in order, without the first ``start``."""

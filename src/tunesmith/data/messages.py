@@ -3,6 +3,7 @@
 from typing import Any
 
 from tunesmith.data.conversation import ROLES, Message
+from tunesmith.data.row import ROW_LIMIT
 from tunesmith.data.text import kind_of, text_of
 from tunesmith.data.tool_calls import calls_of
 from tunesmith.errors import RowError, nearest
@@ -28,7 +29,17 @@ def messages_of(value: Any, where: str, column: str) -> list[Message]:
         raise RowError(
             f"{where}: {column!r} is {kind_of(value)}, not a list of messages.", 'Write [{"role": "user", "content": …}, …].'
         )
-    return [_message(item, f"{where}, message {number}") for number, item in enumerate(value, 1)]
+    return [_plain(item) or _message(item, f"{where}, message {number}") for number, item in enumerate(value, 1)]
+
+
+def _plain(item: Any) -> Message | None:
+    """A message of a role and ASCII text alone, which most are and nothing is wrong with; others are looked at closely."""
+    if not isinstance(item, dict) or len(item) != 2:
+        return None
+    role, content = item.get("role"), item.get("content")
+    if not isinstance(content, str) or role not in ROLES or not content.isascii():
+        return None
+    return Message(role, content) if "\0" not in content and len(content) <= ROW_LIMIT else None
 
 
 def _message(item: Any, where: str) -> Message:

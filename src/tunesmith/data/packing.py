@@ -139,11 +139,17 @@ def make_pack(rows: Sequence[Sequence[Example]], shared_prefix: bool = True) -> 
     return lay_flat(documents(rows), tokens, shared_prefix)
 
 
+def laid(chosen: Sequence[Document], shared_prefix: bool = True) -> list[Group]:
+    """The documents in the order in which a pack has them: group after group, like lengths side by side."""
+    alone = Group(tuple(range(len(chosen))), 0)
+    groups = share([document.ids for document in chosen]) if shared_prefix else [alone]
+    return [Group(tuple(sorted(group.members, key=lambda i: len(chosen[i].ids))), group.prefix) for group in groups]
+
+
 def lay_flat(chosen: Sequence[Document], tokens: int, shared_prefix: bool = True) -> Pack:
     """Documents as a pack. ``tokens``: of the rows they come from."""
     flat = _Flat()
-    alone = Group(tuple(range(len(chosen))), 0)
-    for group in share([document.ids for document in chosen]) if shared_prefix else [alone]:
+    for group in laid(chosen, shared_prefix):
         flat.add([chosen[i] for i in group.members], group.prefix)
     segments = Segments.of(flat.lengths, flat.parents)
     return Pack(
@@ -169,12 +175,12 @@ class _Flat:
         self.size = 0
 
     def add(self, group: Sequence[Document], prefix: int) -> None:
-        """Documents that continue one shared prefix of so many tokens (0 for none), like lengths side by side."""
+        """Documents that continue one shared prefix of so many tokens (0 for none)."""
         parent, prefix_start = -1, self.size
         if prefix:
             parent = len(self.lengths)
             self._segment(group[0].ids[:prefix], -1)
-        for document in sorted(group, key=lambda d: len(d.ids)):
+        for document in group:
             start = self.size - prefix  # flat position of the document's token i is start + i, or in the prefix
             self._segment(document.ids[prefix:], parent)
             self.label_index.append(document.places + np.where(document.places < prefix, prefix_start, start))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tunesmith.data.bad_rows import KEPT, BadRowFacts, BadRows
+from tunesmith.data.batch_render import BatchRenderer
 from tunesmith.data.cache import Cache
 from tunesmith.data.controls import special_ids
 from tunesmith.data.conversation import Conversation
@@ -173,7 +174,7 @@ def _render(
         chosen = [conversations[i] for i in sorted(random.Random(seed).sample(range(len(conversations)), MEASURED))]
     faults = BadRows()
     try:
-        return renderer.examples(chosen, lambda done: watch("lengths", done, len(chosen)), faults), faults.facts
+        return BatchRenderer.like(renderer).examples(chosen, lambda done: watch("lengths", done, len(chosen)), faults), faults.facts
     except ModelError as error:  # of the template, so of all rows
         return [], BadRowFacts(len(chosen), (error.what,))
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.data.sandbox import Overdrawn, render
 from tunesmith.errors import ModelError
 
 Messages = list[dict[str, Any]]
@@ -31,15 +32,29 @@ def render_text(tokenizer: Any, messages: Messages, add_generation_prompt: bool,
     """
     from jinja2 import TemplateError
 
-    options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    given = list(tools) or None
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
+        template = tokenizer.get_chat_template(None, given)
+        named = {**tokenizer.special_tokens_map, "add_generation_prompt": add_generation_prompt}
+        return render(template, [_shown(message) for message in messages], given, **named)
+    except Overdrawn as error:
+        raise ModelError(
+            f"The chat template was stopped: {error}, as no template has to.",
+            "Do not use this model as it is; choose another template with --chat-template, such as chatml.",
+        ) from error
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         roles = " → ".join(message["role"] for message in messages)
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise ModelError(
             f"The chat template refuses a conversation of {roles}: {reason}.", "Use roles and an order that the model knows."
         ) from error
+
+
+def _shown(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as transformers shows it to templates: nothing that is null, thoughts under the names templates know."""
+    shown = {key: value for key, value in message.items() if value is not None}
+    thoughts = next((shown[key] for key in ("reasoning_content", "thinking", "reasoning") if key in shown), None)
+    return shown if thoughts is None else {"thinking": thoughts, **shown, "reasoning_content": thoughts}
 
 
 def find_stop(tokenizer: Any, special: set[int]) -> tuple[int, str]:

@@ -93,6 +93,8 @@ def _parse(line: str, decoder: StrictJson, where: str) -> Any:
         reason = error.msg
     except RecursionError:
         reason = "nested too deeply"
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        reason = "a number has thousands of digits"
     if reason:
         raise RowError(f"{where} is not JSON: {reason}.", "Write one JSON object a line.")
     return value
@@ -124,6 +126,8 @@ def _json(file: TextIO, path: Path, bad: OnBadRow) -> Iterator[Row]:
         raise DataError(f"{path} line {error.lineno}: {error.msg}.", "Mend the JSON there.") from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply.", "Write a list of objects.") from error
+    except ValueError as error:
+        raise DataError(f"{path} holds a number of thousands of digits.", "Write it as text.") from error
 
 
 def _rows(values: Any, decoder: StrictJson, path: Path, bad: OnBadRow) -> Iterator[Row]:

@@ -7,9 +7,11 @@ contents is then tokenised once, and an answer is not tokenised again with every
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
+
+from tunesmith.data.word_cache import WordCache
 
 
 class TokenCache:
@@ -17,7 +19,8 @@ class TokenCache:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._cut = _cuts(tokenizer)
+        self._cut, self._added = _cuts(tokenizer), _added(tokenizer)
+        self._words = WordCache.of(tokenizer.backend_tokenizer) if self._cut else None
 
     @property
     def cuts(self) -> bool:
@@ -35,10 +38,28 @@ class TokenCache:
         if not texts:
             return []
         cut = [self._pieces(text) for text in texts]
-        pieces = list(dict.fromkeys(chain.from_iterable(cut)))
-        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)  # on all cores
-        known = dict(zip(pieces, [one.ids for one in encoded]))
+        known = self._encoded(dict.fromkeys(chain.from_iterable(cut)))
         return [[known[piece] for piece in its] for its in cut]
+
+    def _encoded(self, pieces: Iterable[str]) -> dict[str, list[int]]:
+        """The tokens of different pieces: by their words, as far as that goes."""
+        plain, bodies, controls = [], [], []
+        for piece in pieces:
+            # A piece ends with a control token, but for the last of its text.
+            parts = self._added.split(piece) if self._words and piece.isascii() else []
+            if len(parts) == 1 or (len(parts) == 3 and not parts[2]):
+                bodies.append(parts[0])
+                controls.append("".join(parts[1:]))
+            else:
+                plain.append(piece)
+        by_words = self._words.encode(bodies) if self._words else None
+        if by_words is None:
+            plain, bodies, by_words = [*plain, *(body + control for body, control in zip(bodies, controls))], [], []
+        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(plain, add_special_tokens=False)  # on all cores
+        known = dict(zip(plain, [one.ids for one in encoded]))
+        ids = {control: [self.tokenizer.backend_tokenizer.token_to_id(control)] if control else [] for control in set(controls)}
+        known.update((body + control, its + ids[control]) for body, control, its in zip(bodies, controls, by_words))
+        return known
 
     def controls(self, text: str) -> int:
         """Tokens in a text that it is cut after."""
@@ -53,6 +74,12 @@ class TokenCache:
         parts = self._cut.split(text)  # text, token, text, token, …, text
         pieces = [before + token for before, token in zip(parts[::2], parts[1::2])]
         return [*pieces, parts[-1]] if parts[-1] else pieces
+
+
+def _added(tokenizer: Any) -> re.Pattern[str]:
+    """Any added token, special or not."""
+    contents = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, contents)) + ")") if contents else re.compile("((?!))")
 
 
 def _cuts(tokenizer: Any) -> re.Pattern[str] | None:

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ import numpy as np
 
 from tunesmith.data.bad_rows import BadRowFacts, BadRows
 from tunesmith.data.batch_render import BatchRenderer
-from tunesmith.data.cache import Cache, key_of
+from tunesmith.data.cache import Cache, contents_of, key_of
 from tunesmith.data.columns import Columns
 from tunesmith.data.examples import Builder, Examples, Ints
 from tunesmith.data.formats import Conversation
@@ -23,22 +23,23 @@ from tunesmith.data.mixture import Floats, open_data, parts_of
 from tunesmith.data.render import Renderer
 from tunesmith.recipe import Recipe
 
-CHUNK = 4096
-"""Conversations in memory at once."""
-LATER = {"val_size", "eval_dataset", "max_length", "packing", "shared_prefix"}
+CHUNK, CHARACTERS = 4096, 2**24
+"""Conversations in memory at once, or fewer that have so many characters."""
+LATER = {"val_size", "eval_dataset", "max_length", "packing", "shared_prefix", "streaming"}
 """Settings of the data that decide what becomes of examples, not what they are."""
 
 
 @dataclass(frozen=True)
 class Tokenised:
     """examples: of all rows, in order. columns: how the first data set is read; read_as: how all are, in words. bad: rows
-    left out. notes: what else the user should know."""
+    left out. notes: what else the user should know. read: conversations they were made from, those found bad later included."""
 
     examples: Examples
     columns: Columns
     read_as: str
     bad: BadRowFacts
     notes: tuple[str, ...] = ()
+    read: int = 0
 
     @cached_property
     def conversation(self) -> Ints:
@@ -66,37 +67,78 @@ def tokenise(recipe: Recipe, renderer: Renderer, watch: Callable[[int], None], c
     Raises:
         DataError: rows that cannot be read or trained on; see `mixture`, `formats` and `render`.
     """
-    settings = {name: value for name, value in recipe.model_dump(mode="json").items() if name in _data_settings() - LATER}
-    key = key_of([part.name for part in parts_of(recipe)], settings, renderer.tokenizer) if cache else None
-    if cache and key and (kept := cache.load(key)):
-        return _restored(*kept)
-    made = _render(recipe, renderer, watch)
-    if cache and key:
-        facts = dataclasses.asdict(dataclasses.replace(made, examples=None))  # type: ignore[arg-type]
-        cache.save(key, made.examples, facts)
+    files = contents(recipe) if cache else None
+    key = key_of(files, data_settings(recipe), renderer.tokenizer) if files else None
+    if found := kept(cache, key):
+        return found
+    data = Tokeniser(recipe, renderer)
+    made = data.take(data.conversations, watch)
+    made.bad.check_some_left(recipe.dataset_name, len(made.examples))
+    keep(cache, key, made)
     return made
 
 
-def _restored(examples: Examples, facts: Mapping[str, Any]) -> Tokenised:
+def kept(cache: Cache | None, key: str | None) -> Tokenised | None:
+    """What the cache holds under a key."""
+    found = cache.load(key) if cache and key else None
+    if found is None:
+        return None
+    examples, facts = found
     columns = Columns(**{**facts["columns"], "unread": tuple(facts["columns"]["unread"])})
     bad = BadRowFacts(facts["bad"]["count"], tuple(facts["bad"]["reasons"]))
-    return Tokenised(examples, columns, facts["read_as"], bad, tuple(facts["notes"]))
+    return Tokenised(examples, columns, facts["read_as"], bad, tuple(facts["notes"]), facts["read"])
 
 
-def _render(recipe: Recipe, renderer: Renderer, watch: Callable[[int], None]) -> Tokenised:
-    bad = BadRows(recipe.on_bad_row)
-    opened = open_data(recipe, bad)
-    renderer, rest, builder, done = BatchRenderer.like(renderer), opened.conversations, Builder(), 0
-    with _no_garbage_collection():
-        while some := list(islice(rest, CHUNK)):
-            start = done
-            known = {conversation.where: (digest(conversation), conversation.weight) for conversation in some}
-            for example in renderer.examples(some, lambda number: watch(start + number), bad):  # noqa: B023 (called at once)
-                builder.add(example, *known[example.where])
-            done += len(some)
-    bad.check_some_left(recipe.dataset_name, len(builder))
-    made = Tokenised(builder.examples(), opened.columns, opened.describe(), bad.facts)
-    return dataclasses.replace(made, notes=renderer.notes(made.conversations, len(made.examples)))
+def keep(cache: Cache | None, key: str | None, made: Tokenised) -> None:
+    """Keep it there."""
+    if cache and key:
+        cache.save(key, made.examples, dataclasses.asdict(dataclasses.replace(made, examples=None)))  # type: ignore[arg-type]
+
+
+class Tokeniser:
+    """The data of a recipe, opened. conversations: to be read once, in order. bad: told of rows at fault.
+
+    Raises:
+        DataError: see `open_data`.
+    """
+
+    def __init__(self, recipe: Recipe, renderer: Renderer) -> None:
+        self.bad = BadRows(recipe.on_bad_row)
+        self.opened = open_data(recipe, self.bad)
+        self.conversations = self.opened.conversations
+        self.renderer = BatchRenderer.like(renderer)
+
+    def take(self, conversations: Iterator[Conversation], watch: Callable[[int], None]) -> Tokenised:
+        """The examples of some of the conversations, or of all. ``watch``: told how many are done."""
+        builder, done = Builder(), 0
+        with _no_garbage_collection():
+            while some := list(up_to(conversations, CHUNK, CHARACTERS)):
+                start = done
+                known = {conversation.where: (digest(conversation), conversation.weight) for conversation in some}
+                for example in self.renderer.examples(some, lambda number: watch(start + number), self.bad):  # noqa: B023
+                    builder.add(example, *known[example.where])
+                done += len(some)
+        made = Tokenised(builder.examples(), self.opened.columns, self.opened.describe(), self.bad.taken(), read=done)
+        return dataclasses.replace(made, notes=self.renderer.notes(made.conversations, len(made.examples)))
+
+
+def up_to(conversations: Iterator[Conversation], rows: int, characters: int) -> Iterator[Conversation]:
+    """The next conversations, so many rows of them, or fewer that have so many characters; none beyond is read."""
+    for conversation in islice(conversations, rows):
+        yield conversation
+        characters -= sum(len(message.content) for message in conversation.messages)
+        if characters <= 0:
+            return
+
+
+def contents(recipe: Recipe) -> str | None:
+    """SHA-256 of the recipe's files, as `contents_of`."""
+    return contents_of([part.name for part in parts_of(recipe)])
+
+
+def data_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that change examples, as JSON."""
+    return {name: value for name, value in recipe.model_dump(mode="json").items() if name in _data_settings() - LATER}
 
 
 def digest(conversation: Conversation) -> bytes:

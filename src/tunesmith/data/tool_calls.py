@@ -38,7 +38,7 @@ def _listed(value: Any, where: str) -> list[Any]:
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"{where} is text that is not JSON: {error}.", "Write a JSON object or list.") from error
 
 

@@ -11,9 +11,10 @@ The plain twin is `render.render_text`.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property, wraps
 from typing import Any, NoReturn
+
+from tunesmith.data.sandbox import Sandbox, budget
 
 Part = str | tuple[int, Callable[[str], str]] | tuple["Parts", Callable[[str], str]]
 """Fixed text; or a content by its number, or a text made of parts, and what is done to it."""
@@ -184,6 +185,7 @@ def _join(pieces: Iterable[Any]) -> str:
     parts: list[Part] = []
     owner: _Traced | None = None
     for piece in map(str, pieces):
+        budget().pay(str.__len__(piece))
         parts.extend(_parts(piece))
         owner = piece if isinstance(piece, _Traced) else owner
     if owner is not None:
@@ -201,9 +203,7 @@ class Tracer:
     def __init__(self, template: str, variables: dict[str, Any]) -> None:
         environment = _environment()
         _check_searches(template, environment)
-        self.template, self.variables = environment.from_string(template), variables
-        # The operator ~ is compiled to these two.
-        self.template.root_render_func.__globals__.update(str_join=_join, markup_join=_join)
+        self.template, self.variables = environment.template(template), variables
 
     def trace(self, roles: Sequence[str], contents: Sequence[str], add_generation_prompt: bool) -> Trace:
         """The trace of a conversation.
@@ -212,6 +212,7 @@ class Tracer:
             Untraceable: there is none. jinja2.TemplateError: the template refuses the conversation.
         """
         questions: list[Question] = []
+        budget().open(sum(map(len, contents)))
         texts = [_Traced.of(((i, _same),), contents, questions) for i in range(len(contents))]
         messages = [{"role": role, "content": text} for role, text in zip(roles, texts)]
         variables = {**self.variables, "add_generation_prompt": add_generation_prompt, "messages": messages}
@@ -242,32 +243,17 @@ def _merged(parts: Parts) -> Parts:
 
 
 def _environment() -> Any:
-    """jinja as transformers sets it up for chat templates, but that what is written remembers what it is made of."""
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    """jinja for chat templates, but that what is written remembers what it is made of."""
 
-    class Generation(jinja2.ext.Extension):
-        """``{% generation %}`` … ``{% endgeneration %}``, which change no text."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    class Environment(ImmutableSandboxedEnvironment):
+    class Environment(Sandbox):
         def call(self, context: Any, called: Any, *args: Any, **named: Any) -> Any:
             owner = getattr(called, "__self__", None)
             if isinstance(owner, str) and not isinstance(owner, _Traced):
                 _check_none_traced(*args, *named.values())  # a plain string's method reads its arguments unseen
             return super().call(context, called, *args, **named)
 
-    def refuse(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
+    environment = Environment()
     environment.concat = _join  # type: ignore[method-assign]
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
     environment.filters.update({name: _watched(apply) for name, apply in environment.filters.items()}, tojson=_untraceable)
     return environment
 

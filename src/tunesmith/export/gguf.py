@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.errors import AdapterError, ModelError
+from tunesmith.export.families import ARCHITECTURES
 from tunesmith.export.merge import Watch, check_room, merged_tensors
 
-ARCHITECTURES = {
-    "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma": "gemma",
-    "gemma2": "gemma2", "gemma3_text": "gemma3", "olmo2": "olmo2", "granite": "granite",
-}  # fmt: skip
-"""transformers' model_type to GGUF's architecture."""
 PERMUTED = {"llama", "granite"}
 """Architectures whose rotary turns neighbouring numbers: rows of q and k stand in another order than in transformers."""
 

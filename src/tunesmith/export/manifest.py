@@ -10,7 +10,15 @@ def write_manifest(folder: Path, origin: dict[str, Any]) -> None:
     """Write SHA-256 and size of every file of the run, beside ``origin`` (base, data, versions), last of all files."""
     files = {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != "manifest.json"):
-        content = path.read_bytes()
-        files[path.name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        files[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     text = json.dumps({"format": 1, **origin, "files": files}, indent=2)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

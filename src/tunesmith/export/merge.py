@@ -90,7 +90,9 @@ def open_merged(folder: Path, like: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     device, dtype = next(like.parameters()).device, compute_type(like)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device}).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map={"": device}, use_safetensors=True, trust_remote_code=False
+    ).eval()
 
 
 Part = tuple[str, Any, str]

@@ -1,13 +1,11 @@
 """Conversations with a model: messages in, text out, with the base's own template and stop tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith.data.render import Renderer
-from tunesmith.generate.engine import Sampling, generate
-
-BATCH = 40
-"""Prompts answered together."""
+from tunesmith.generate.engine import Decoder, Sampling, generate
+from tunesmith.generate.text_stream import TextStream
 
 
 class Session:
@@ -15,9 +13,8 @@ class Session:
 
     def __init__(self, model: Any, renderer: Renderer) -> None:
         self.model, self.renderer = model, renderer
-        tokenizer = renderer.tokenizer
-        stops = [renderer.stop_token_id, tokenizer.eos_token_id]
-        self.stop_ids = [token for token in dict.fromkeys(stops) if token is not None]
+        first = renderer.stop_token_id
+        self.stop_ids = [first, *sorted(renderer.stop_token_ids - {first})]
 
     def answer(
         self,
@@ -36,20 +33,38 @@ class Session:
             DataError: a message contains a control token.
         """
         prompts = [self.renderer.prompt_ids(messages) for messages in conversations]
-        if base and hasattr(self.model, "disable_adapter"):
-            with self.model.disable_adapter():
-                answers = self._batches(prompts, sampling)
-        else:
-            answers = self._batches(prompts, sampling)
+        pad = self.renderer.tokenizer.pad_token_id
+        answers = generate(self.model, prompts, self.stop_ids, pad, sampling, base=base)
         texts = [self.renderer.tokenizer.decode(ids, skip_special_tokens=not raw) for ids in answers]
         return texts if raw else [text.strip() for text in texts]
 
-    def _batches(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
-        pad = self.renderer.tokenizer.pad_token_id
-        answers: list[list[int]] = []
-        for start in range(0, len(prompts), BATCH):
-            answers += generate(self.model, prompts[start : start + BATCH], self.stop_ids, pad, sampling)
-        return answers
+    def stream(self, messages: list[dict[str, str]], sampling: Sampling = Sampling(), *, base: bool = False) -> Iterator[str]:
+        """The assistant's next message, piece by piece: never half a character, no special tokens; together they are what
+        `answer` gives. Closing the iterator ends the generation.
+
+        Raises:
+            DataError: a message contains a control token.
+        """
+        prompt = self.renderer.prompt_ids(messages)
+        if self.model.training:
+            self.model.eval()
+        decoder = Decoder(self.model, self.stop_ids, self.renderer.tokenizer.pad_token_id, slots=1, base=base)
+        decoder.add(prompt, sampling)
+        return _pieces(decoder, TextStream(self.renderer.tokenizer))
+
+
+def _pieces(decoder: Decoder, text: TextStream) -> Iterator[str]:
+    try:
+        while decoder.living:
+            for token in decoder.step().values():
+                if piece := text.add(token):
+                    yield piece
+    except GeneratorExit:
+        for key in decoder.living:
+            decoder.drop(key)
+        raise
+    if rest := text.close():
+        yield rest
 
 
 QUESTIONS = (

@@ -133,9 +133,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         about = json.loads(files["state.json"])
         adapter, optimizer, random = (load(files[f"{name}.safetensors"]) for name in ("adapter", "optimizer", "random"))
         best = Best(**about["best"], adapter=load(files["best.safetensors"])) if about["best"] else None
-        state = State(Position(**about["position"]), adapter, optimizer, about["counts"], random, best)
+        position, unevaluated = Position(**about["position"]), about.get("unevaluated")
+        state = State(position, adapter, optimizer, about["counts"], random, best, unevaluated)
         origin = dict(about["origin"])
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:  # its hashes are right: another version wrote it
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        # its hashes are right: another version wrote it
         raise _DamageError(f"it cannot be read ({type(error).__name__}: {error})") from error
     if folder.name != f"checkpoint-{state.position.step}":
         raise _DamageError(f"it is that of update {state.position.step} under another name")
@@ -155,6 +157,7 @@ def _files(state: State, origin: Mapping[str, Any], metrics: bytes) -> dict[str,
         "position": dataclasses.asdict(state.position),
         "counts": state.counts,
         "best": {"step": best.step, "loss": best.loss} if best else None,
+        "unevaluated": state.unevaluated,
         "origin": dict(origin),
     }
     tensors: dict[str, Tensors] = {"adapter": state.adapter, "optimizer": state.optimizer, "random": state.random}

@@ -11,23 +11,40 @@ from torch.nn import Parameter
 from tunesmith.errors import MachineError, TrainingError
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what running out of memory raises."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # torch's CPU allocator, CUDA itself and cuBLAS
+    said = ("allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 @contextmanager
 def enough_memory() -> Iterator[None]:
     """Turns running out of memory within this block into a MachineError that says what takes less."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # torch's CPU allocator raises a plain RuntimeError
-        if (
-            isinstance(error, RuntimeError)
-            and not isinstance(error, torch.OutOfMemoryError)
-            and "allocate memory" not in str(error)
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
             raise
         raise MachineError(
             "This machine's memory is not enough for the run as planned.",
             "Try `--gradient-checkpointing true`, a smaller `--per-device-train-batch-size`, or `--dequantize never`.",
         ) from error
+
+
+@contextmanager
+def working_device(then: str) -> Iterator[None]:
+    """Turns a GPU that fails within this block into a MachineError. then: the command that goes on."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
+        if not lost or ran_out_of_memory(error):
+            raise
+        first = str(error).partition("\n")[0]
+        raise MachineError(f"The GPU failed ({first}).", f"Once it works again, {then}.") from error
 
 
 def check_loss(loss: float, step: int, where: Sequence[str]) -> None:
@@ -56,6 +73,24 @@ def check_norm(norm: float, step: int) -> None:
         raise TrainingError(
             f"The gradient became {norm} at update {step}; the adapter was not updated with it.", "Lower the learning rate."
         )
+
+
+def check_held_out(loss: float, step: int) -> None:
+    """Raises TrainingError if the loss over the held-out rows is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The held-out loss became {loss} after update {step}.", "Look at the held-out rows, or lower the learning rate."
+        )
+
+
+def check_saved(adapter: Mapping[str, Tensor], step: int) -> None:
+    """Raises TrainingError if the adapter of update ``step``, about to be saved, is not finite."""
+    for name, tensor in adapter.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"{name} is not finite after update {step}; it was not saved, the checkpoint before it was.",
+                "Lower the learning rate.",
+            )
 
 
 def check_changed(before: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> None:

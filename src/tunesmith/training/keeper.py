@@ -9,6 +9,7 @@ from typing import Any
 from torch.nn import Parameter
 
 from tunesmith.recipe import Recipe
+from tunesmith.training import guard
 from tunesmith.training.checkpoint import keep_newest, save_checkpoint
 from tunesmith.training.state import Best, State, host_copy
 
@@ -29,7 +30,11 @@ class Keeper:
         """Told of every evaluation, while the adapter is as it was evaluated."""
 
     def save(self, state: State) -> None:
-        """Save the state."""
+        """Save the state.
+
+        Raises:
+            TrainingError: the adapter is not finite.
+        """
 
 
 class RunKeeper(Keeper):
@@ -64,6 +69,7 @@ class RunKeeper(Keeper):
             self.best = Best(step, loss, host_copy(parameters))
 
     def save(self, state: State) -> None:
+        guard.check_saved(state.adapter, state.position.step)
         begun = time.monotonic()
         metrics = (self.run / "metrics.jsonl").read_bytes()
         save_checkpoint(self.run / "checkpoints", replace(state, best=self.best), self.origin, metrics)

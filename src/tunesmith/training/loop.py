@@ -2,18 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 
 from tunesmith.base.adapter import adapter_parameters
+from tunesmith.data.ahead import ahead
 from tunesmith.data.loader import Loader
 from tunesmith.data.packing import Pack
 from tunesmith.recipe import Recipe
+from tunesmith.training import guard
 from tunesmith.training.graph import GraphUpdate
 from tunesmith.training.keeper import Keeper
 from tunesmith.training.schedule import learning_rate
@@ -91,7 +92,8 @@ def train(
         begun_at: a state to go on from; the reports begin after it.
 
     Raises:
-        TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient.
+        TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient; a held-out
+            loss or a state to be saved is not finite.
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
@@ -102,24 +104,48 @@ def train(
     elif keeper.due(0, schedule.total):
         keeper.save(capture(Position(), parameters, update))
     model.train()
-    windows = _ahead(_windows(loader, schedule.total, begun_at.position if begun_at else Position()))
+    windows = ahead(_windows(loader, schedule.total, begun_at.position if begun_at else Position()), "packs")
     start = time.perf_counter()
     try:
+        if begun_at is not None and begun_at.unevaluated is not None:
+            evaluated = _evaluated(StepReport(**begun_at.unevaluated), model, loss_of, eval_packs, keeper)
+            if evaluated is None:
+                return
+            yield evaluated
         for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper):
-            step, seconds, held_out = window.after.step, time.perf_counter() - start, None
+            step, seconds = window.after.step, time.perf_counter() - start
+            report = StepReport(step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds)
             if eval_packs and schedule.evaluates(step):
-                held_out = evaluate(model, loss_of, eval_packs)
-                keeper.evaluated(step, held_out, parameters)
+                evaluated = _evaluated(report, model, loss_of, eval_packs, keeper)
+                if evaluated is None:
+                    keeper.save(capture(window.after, parameters, update, asdict(report)))
+                    return
+                report = evaluated
             start = time.perf_counter()
-            yield StepReport(
-                step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds, held_out
-            )
+            yield report
             if not begun and keeper.due(step, schedule.total):
                 keeper.save(capture(window.after, parameters, update))
                 if keeper.stopping:
                     return
     finally:
         update.close()
+
+
+def _evaluated(
+    report: StepReport, model: Any, loss_of: PackLoss, packs: Sequence[Pack], keeper: Keeper
+) -> StepReport | None:  # fmt: skip
+    """The report of an update with its held-out loss; None if the run was asked to stop before that was known."""
+    try:
+        loss = evaluate(model, loss_of, packs, lambda: keeper.stopping)
+    except _StoppedError:
+        return None
+    guard.check_held_out(loss, report.step)
+    keeper.evaluated(report.step, loss, adapter_parameters(model))
+    return replace(report, eval_loss=loss)
+
+
+class _StoppedError(Exception):
+    """An evaluation was left in the middle."""
 
 
 def _made(
@@ -151,10 +177,13 @@ def _with_next(windows: Iterator[Window]) -> Iterator[tuple[Window, Window | Non
         window = following
 
 
-def capture(position: Position, parameters: Mapping[str, Parameter], update: EagerUpdate | GraphUpdate) -> State:
+def capture(
+    position: Position, parameters: Mapping[str, Parameter], update: EagerUpdate | GraphUpdate,
+    unevaluated: dict[str, Any] | None = None,
+) -> State:  # fmt: skip
     """The state of a training between two updates."""
     device = next(iter(parameters.values())).device
-    return State(position, host_copy(parameters), *update.state(), random_state(device))
+    return State(position, host_copy(parameters), *update.state(), random_state(device), unevaluated=unevaluated)
 
 
 def restore(state: State, parameters: Mapping[str, Parameter], update: EagerUpdate | GraphUpdate) -> None:
@@ -175,34 +204,33 @@ def make_update(
     return EagerUpdate(loss_of, parameters, recipe, peak)
 
 
-def _ahead(windows: Iterator[Window]) -> Iterator[Window]:
-    """The same, each made while the one before is being trained on."""
-    with ThreadPoolExecutor(1, "packs") as pool:
-        coming = pool.submit(next, windows, None)
-        while (window := coming.result()) is not None:
-            coming = pool.submit(next, windows, None)
-            yield window
-
-
 def _windows(loader: Loader, total: int, start: Position = Position()) -> Iterator[Window]:
     """What each update after ``start`` reads."""
-    done, epoch, first, passes = start.step, start.epoch, start.window, start.micro_batches
+    done, epoch, shard, first, passes = start.step, start.epoch, start.shard, start.window, start.micro_batches
     while done < total:
-        for number, packs in enumerate(loader.epoch(epoch, first), first + 1):
-            if packs:
-                done, passes = done + 1, passes + len(packs)
-                yield Window(packs, Position(done, epoch, number, passes), epoch + number / loader.updates_per_epoch)
-            if done == total:
-                return
-        epoch, first = epoch + 1, 0
+        for shard, part in loader.shards(shard):  # noqa: B020 (from that one on)
+            for number, packs in enumerate(part.epoch(epoch, first), first + 1):
+                if packs:
+                    done, passes = done + 1, passes + len(packs)
+                    yield Window(packs, Position(done, epoch, number, passes, shard), epoch + loader.share(number))
+                if done == total:
+                    return
+            first = 0
+        epoch, shard, first = epoch + 1, 0, 0
 
 
 @torch.no_grad()
-def evaluate(model: Any, loss_of: PackLoss, packs: Sequence[Pack]) -> float:
-    """Mean loss over the trained tokens of ``packs``, dropout off, the random state untouched."""
-    was_training = model.training
+def evaluate(model: Any, loss_of: PackLoss, packs: Sequence[Pack], stopping: Callable[[], bool] = lambda: False) -> float:
+    """Mean loss over the trained tokens of ``packs``, dropout off, the random state untouched. stopping: whether to leave it
+    at that, asked before every pack."""
+    was_training, total = model.training, 0.0
     model.eval()
     device = next(model.parameters()).device
-    total = sum(float(loss_of(pack.to(device))) for pack in packs)
-    model.train(was_training)
+    try:
+        for pack in packs:
+            if stopping():
+                raise _StoppedError
+            total += float(loss_of(pack.to(device)))
+    finally:
+        model.train(was_training)
     return total / sum(len(pack.targets) for pack in packs)

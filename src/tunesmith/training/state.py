@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Position:
-    """step: updates made. epoch, window: where the next window of rows begins. micro_batches: forward and backward passes
-    made, from which dropout on a GPU is drawn."""
+    """step: updates made. epoch, shard, window: where the next window of rows begins; rows that are not streamed are one
+    shard. micro_batches: forward and backward passes made, from which dropout on a GPU is drawn."""
 
     step: int = 0
     epoch: int = 0
     window: int = 0
     micro_batches: int = 0
+    shard: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Best:
 @dataclass(frozen=True)
 class State:
     """adapter: the trained tensors by name. optimizer, counts: its tensors and its plain numbers, as ``optimizer_state`` names
-    them. random: states of torch's generators by device. All tensors are copies in host memory."""
+    them. random: states of torch's generators by device. unevaluated: the report of the update made last, where the evaluation
+    that belongs to it has yet to be made. All tensors are copies in host memory."""
 
     position: Position
     adapter: Tensors
@@ -44,6 +47,7 @@ class State:
     counts: dict[str, float]
     random: Tensors
     best: Best | None = None
+    unevaluated: dict[str, Any] | None = None
 
 
 def host_copy(parameters: Mapping[str, Parameter]) -> Tensors:

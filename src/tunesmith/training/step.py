@@ -1,6 +1,6 @@
 """The loss of a pack: the decoder once over flat tokens, the head only where something is predicted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,13 @@ from tunesmith.kernels.segments import Segments, segment_positions
 
 @dataclass(frozen=True)
 class PackLoss:
-    """of: a pack's loss, the sum of the cross-entropies of its targets, a scalar with gradient. attention: a context that
-    forward and backward must run in (backward too, since recomputed layers attend again). any_layout: which documents lie
-    where is read from tensors alone, so that a captured pass serves every pack whose arrays have the same sizes."""
+    """of: a pack's loss, the sum of the cross-entropies of its targets, a scalar with gradient. parts: the same in parts, of
+    so many targets each. attention: a context that forward and backward must run in (backward too, since recomputed layers
+    attend again). any_layout: which documents lie where is read from tensors alone, so that a captured pass serves every pack
+    whose arrays have the same sizes."""
 
     of: Callable[[Pack], Tensor]
+    parts: Callable[[Pack, Sequence[int]], list[Tensor]]
     attention: Callable[[], AbstractContextManager[None]]
     any_layout: bool = False
 
@@ -36,17 +38,34 @@ def fast_loss(model: Any) -> PackLoss:
     decoder, head = model.base_model, model.get_output_embeddings()
     softcap, scale = _logit_shape(model.config)
 
-    def loss(pack: Pack) -> Tensor:
+    def labelled(pack: Pack) -> Tensor:
         hidden = decoder(
             input_ids=pack.input_ids.unsqueeze(0),
             position_ids=pack.position_ids.unsqueeze(0),
             segments=pack.segments,
             use_cache=False,
         ).last_hidden_state[0]
-        labelled = hidden.index_select(0, pack.label_index)
-        return linear_cross_entropy(labelled, head.weight, pack.targets, softcap=softcap, logit_scale=scale)
+        return hidden.index_select(0, pack.label_index)
 
-    return PackLoss(loss, lambda: segments_attention(model), _attends_fused(model))
+    def loss(hidden: Tensor, targets: Tensor) -> Tensor:
+        return linear_cross_entropy(hidden, head.weight, targets, softcap=softcap, logit_scale=scale)
+
+    return _pack_loss(labelled, loss, lambda: segments_attention(model), _attends_fused(model))
+
+
+def _pack_loss(
+    predicted: Callable[[Pack], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    attention: Callable[[], AbstractContextManager[None]],
+    any_layout: bool = False,
+) -> PackLoss:
+    """predicted: what is known at every labelled position of a pack, ``[N, …]``; loss: its sum over such and their targets."""
+
+    def parts(pack: Pack, counts: Sequence[int]) -> list[Tensor]:
+        pairs = zip(predicted(pack).split(list(counts)), pack.targets.split(list(counts)))
+        return [loss(some, targets) for some, targets in pairs]
+
+    return PackLoss(lambda pack: loss(predicted(pack), pack.targets), parts, attention, any_layout)
 
 
 def _attends_fused(model: Any) -> bool:
@@ -60,15 +79,17 @@ def _attends_fused(model: Any) -> bool:
 def plain_loss(model: Any) -> PackLoss:
     """The plain twin: documents as padded rows through the model's own forward, attention and head."""
 
-    def loss(pack: Pack) -> Tensor:
+    def picked(pack: Pack) -> Tensor:
         rows, places = _padded(pack)
         # Padding is on the right and attention is causal: no token sees any of it, so no mask is needed.
         logits = model(input_ids=rows.clamp(min=0), use_cache=False).logits
-        picked = logits[places[:, 0], places[:, 1]]
-        wide = picked.to(torch.promote_types(picked.dtype, torch.float32))
-        return torch.nn.functional.cross_entropy(wide, pack.targets, reduction="sum")
+        return logits[places[:, 0], places[:, 1]]
 
-    return PackLoss(loss, nullcontext)
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.nn.functional.cross_entropy(wide, targets, reduction="sum")
+
+    return _pack_loss(picked, loss, nullcontext)
 
 
 def choose_loss(model: Any) -> tuple[PackLoss, str]:

@@ -4,6 +4,7 @@ A kernel is compiled for the types, widths and alignments it is called with. Her
 meaning that have a model's widths. One that is called in another way later is compiled then, as it would have been.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
 ROWS = 32
+SHORT_TURN = 2e-4
+"""Seconds a compiling thread keeps the interpreter while another wants it. The thread that loads wants it for many short turns,
+and by default would wait 5 ms for each."""
 Task = Callable[[], object]
 
 
@@ -52,7 +56,8 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
         segments: a pack like those that will come, probe: like those that probes use, on the GPU: the tile of attention
             depends on them.
     """
-    pool = ThreadPoolExecutor(thread_name_prefix="compile")
+    pool, turn = ThreadPoolExecutor(thread_name_prefix="compile"), sys.getswitchinterval()
+    sys.setswitchinterval(SHORT_TURN)
     try:
         # An error is for the one who calls the kernel for real.
         soon = [pool.submit(task) for task in _forward_tasks(widths, segments, probe)]
@@ -61,6 +66,7 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
         yield
         wait(soon)
     finally:
+        sys.setswitchinterval(turn)
         pool.shutdown(wait=False)
 
 
@@ -71,7 +77,7 @@ def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Itera
         yield partial(_attention_forward, widths, each)
     x, y = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
-        yield partial(input_side.project, x, rows(members * widths.rank, widths.hidden), 0.5)
+        yield partial(input_side.project, x, rows(members * widths.rank, widths.hidden), 0.5, *_undropped(segments.device))
     yield partial(output_side.expand, rows(ROWS, widths.rank), rows(widths.hidden, widths.rank), y)
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, False)
@@ -88,7 +94,8 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
     rows = partial(_rows, widths, segments.device)
     for backward in (attention_backward.queries_backward, attention_backward.keys_backward):
         yield partial(_attention_backward, widths, segments, backward)
-    drawn = (0.5, torch.zeros(1, dtype=torch.int64, device=segments.device), 1) if widths.dropout else ()
+    _, *draw = _undropped(segments.device)
+    drawn = (0.5 if widths.dropout else 0.0, *draw)
     x, dy = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
         t, A = rows(ROWS, members * widths.rank), rows(members * widths.rank, widths.hidden)
@@ -104,6 +111,11 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
         yield partial(rms_norm.rms_norm_backward, dy, x, rows(widths.hidden), rstd, 0.0, other)
     gate, up = split_columns(rows(ROWS, 2 * widths.inner), [widths.inner] * 2)
     yield partial(gated.gated_backward, rows(ROWS, widths.inner), gate, up, "silu")
+
+
+def _undropped(device: torch.device) -> tuple[float, Tensor, int]:
+    """Chance, seed and salt of a pass without dropout, as layers hand them over: the seed's type counts even if it is not read."""
+    return 0.0, torch.zeros(1, dtype=torch.int64, device=device), 1
 
 
 def _rows(widths: Widths, device: torch.device, *shape: int) -> Tensor:

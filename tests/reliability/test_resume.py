@@ -1,112 +1,27 @@
 """However a run ends, it goes on to the end it would have had: bit for bit, with every update in its records once."""
 
-import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-
-ROWS = [
-    {"prompt": f"the {thing} is {how} " * (1 + (n % 3)), "completion": f"{how}, the {thing} is"}
-    for n, (thing, how) in enumerate(
-        (t, h) for t in ("wind", "camp", "bridge", "table", "night") for h in ("cold", "dark", "kind", "bold", "far", "old")
-    )
-]
-
-
-class Lab:
-    """Runs that come to grief, each in a process of its own; see tests/lab.py."""
-
-    def __init__(self, settings):
-        self.settings = settings
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(Path(__file__).parent / "lab.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def train(self, folder, crash=None, **settings):
-        return self.ask(call="train", settings={**self.settings, "output_dir": str(folder), **settings}, crash=crash or {})
-
-    def resume(self, folder, crash=None, **settings):
-        return self.ask(call="resume", run=str(folder), settings=settings, crash=crash or {})
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
-
-
-@pytest.fixture(scope="module")
-def lab(tiny_model_folder, rows):
-    """Dropout, shuffling, packing, shared prefixes, two micro-batches a window, evaluations, and a checkpoint every two
-    updates."""
-    made = Lab({
-        "model": str(tiny_model_folder), "data": str(rows), "num_train_epochs": 2, "learning_rate": 1e-2, "lora_dropout": 0.1,
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "val_size": 3, "eval_steps": 3, "save_steps": 2,
-        "max_length": 96, "lora_target_modules": "q_proj,v_proj,down_proj",
-    })  # fmt: skip
-    yield made
-    made.process.stdin.close()
-    made.process.wait(timeout=60)
-    made.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def whole(lab, tmp_path_factory):
-    """A run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert lab.train(folder)["code"] == 0
-    return folder
-
-
-def sha256(folder):
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
-def updates(folder):
-    """The records of metrics.jsonl without their times."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
-
-
-def assert_as_undisturbed(folder, whole):
-    assert sha256(folder) == sha256(whole)
-    assert updates(folder) == updates(whole)
-    lines, expected = ((place / "README.md").read_text().splitlines() for place in (folder, whole))
-    timed = ("| time |", "| peak memory |", "# ")
-    assert [line for line in lines if not line.startswith(timed)] == [line for line in expected if not line.startswith(timed)]
-    assert "Before and after" in (folder / "report.html").read_text()
-    assert json.loads((folder / "manifest.json").read_text())["updates"] == {"done": len(updates(whole)), "of": len(updates(whole))}
-    assert not list(folder.rglob(".tmp*"))
-
 
 # ---- the same end
 
 
 def test_killed_after_every_single_update(lab, whole, tmp_path):
     """Saved after every update; killed after each but the last, before it is saved, and then after each once it was."""
-    total, folder = len(updates(whole)), tmp_path / "run"
+    total, folder = len(lab.updates(whole)), tmp_path / "run"
     assert lab.train(folder, {"update": 1, "signal": 9}, save_steps=1)["code"] == -9
     for step in range(2, total + 1):
         # killed at update `step`: the one before is the newest that was saved, and is gone on from next time
         assert lab.resume(folder, {"update": step, "signal": 9})["code"] == -9
         assert (folder / "checkpoints" / f"checkpoint-{step - 1}").is_dir()
     assert lab.resume(folder)["code"] == 0
-    assert_as_undisturbed(folder, whole)
+    lab.assert_as_undisturbed(folder, whole)
 
 
 def test_killed_in_the_middle_of_a_window_of_an_evaluation_and_of_a_save(lab, whole, tmp_path):
@@ -118,29 +33,31 @@ def test_killed_in_the_middle_of_a_window_of_an_evaluation_and_of_a_save(lab, wh
         {"save": 1, "file": 9, "signal": 9},
         {"save": 2, "file": 32, "signal": 9},
         {"pass": 4, "signal": signal.SIGKILL},
-        {"update": len(updates(whole)), "signal": 9},
+        {"update": len(lab.updates(whole)), "signal": 9},
     ]
     assert json.loads((whole / "checkpoints/checkpoint-12/state.json").read_text())["position"]["micro_batches"] > 24
     assert lab.train(folder, accidents[0])["code"] == -9
     for accident in accidents[1:]:
         assert lab.resume(folder, accident)["code"] == -9, accident
     assert lab.resume(folder)["code"] == 0
-    assert_as_undisturbed(folder, whole)
+    lab.assert_as_undisturbed(folder, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_between_two_updates_and_leaves_an_adapter(lab, whole, tmp_path, number):
     folder = tmp_path / "run"
     first = lab.train(folder, {"update": 5, "signal": number}, save_steps=100)
-    assert first["code"] == 0
+    assert first["code"] == 128 + number
     assert "Stopped after update 5 of 14; saving what was reached" in " ".join(first["notes"])
-    assert len(updates(folder)) == 5
+    assert len(lab.updates(folder)) == 5
     assert (folder / "adapter_model.safetensors").is_file()
+    assert not (folder / "checkpoints" / "checkpoint-6").exists()
     second = lab.resume(folder, {"pass": 5, "signal": number})  # within a window: that one is finished first
+    assert second["code"] == 128 + number
     assert "from update 5" in " ".join(second["notes"])
-    assert 5 < len(updates(folder)) < 14
+    assert 5 < len(lab.updates(folder)) < 14
     assert lab.resume(folder)["code"] == 0
-    assert_as_undisturbed(folder, whole)
+    lab.assert_as_undisturbed(folder, whole)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +75,8 @@ def test_other_ways_to_run_end_the_same_too(lab, tmp_path, settings):
     assert lab.train(folder, {"update": 6, "signal": 9}, max_steps=8, save_steps=3, **settings)["code"] == -9
     assert lab.resume(folder, {"update": 7, "signal": 9})["code"] == -9
     assert lab.resume(folder)["code"] == 0
-    assert sha256(folder) == sha256(undisturbed)
-    assert updates(folder) == updates(undisturbed)
+    assert lab.sha256(folder) == lab.sha256(undisturbed)
+    assert lab.updates(folder) == lab.updates(undisturbed)
 
 
 def test_the_best_adapter_is_the_one_of_the_lowest_held_out_loss(lab, tmp_path):
@@ -170,7 +87,7 @@ def test_the_best_adapter_is_the_one_of_the_lowest_held_out_loss(lab, tmp_path):
     done = lab.train(
         folder, load_best_model_at_end=True, learning_rate=0.3, lr_scheduler_type="constant", max_steps=7, eval_steps=1
     )
-    losses = {record["step"]: record["eval_loss"] for record in updates(folder)}
+    losses = {record["step"]: record["eval_loss"] for record in lab.updates(folder)}
     best = min(losses, key=losses.get)
     assert best != 7
     assert f"The adapter is that of update {best}," in " ".join(done["notes"])
@@ -235,7 +152,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_gone_
         "checkpoint-6 is damaged: optimizer.safetensors is not what was saved (its SHA-256 differs); going on from checkpoint-4"
     )
     assert (stopped / "checkpoints" / "damaged-checkpoint-6" / "optimizer.safetensors").read_bytes() == content
-    assert_as_undisturbed(stopped, whole)
+    lab.assert_as_undisturbed(stopped, whole)
 
 
 def test_with_no_whole_checkpoint_left_it_says_so_and_touches_nothing(lab, stopped):
@@ -256,7 +173,7 @@ def test_an_adapter_without_a_checkpoint_is_not_trained_over(lab, whole, tmp_pat
     refused = lab.resume(folder)
     assert refused["code"] == 2
     assert "holds an adapter, but no checkpoint" in refused["error"]
-    assert sha256(folder) == sha256(whole)
+    assert lab.sha256(folder) == lab.sha256(whole)
 
 
 def test_killed_before_its_first_checkpoint_it_begins_at_the_start(lab, whole, tmp_path):
@@ -264,7 +181,7 @@ def test_killed_before_its_first_checkpoint_it_begins_at_the_start(lab, whole, t
     assert lab.train(folder, {"save": 1, "file": 3, "signal": 9})["code"] == -9
     done = lab.resume(folder)
     assert "from the start: it has no checkpoint yet" in done["notes"][0]
-    assert_as_undisturbed(folder, whole)
+    lab.assert_as_undisturbed(folder, whole)
 
 
 def test_a_disk_that_fills_up_during_a_save_is_said_in_bytes_and_costs_nothing_that_was_saved(lab, whole, tmp_path):
@@ -275,7 +192,7 @@ def test_a_disk_that_fills_up_during_a_save_is_said_in_bytes_and_costs_nothing_t
         assert word in full["error"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["checkpoint-0", "checkpoint-2", "lock"]
     assert lab.resume(folder)["code"] == 0
-    assert_as_undisturbed(folder, whole)
+    lab.assert_as_undisturbed(folder, whole)
 
 
 def test_a_disk_too_small_for_the_run_is_said_before_it_starts(lab, tmp_path):
@@ -362,38 +279,6 @@ def test_the_command_goes_on_and_says_what_is_wrong(lab, whole, stopped, tmp_pat
     command = [sys.executable, "-m", "tunesmith.cli.main", "resume", str(stopped)]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     assert "from update 6 (checkpoint-6)" in " ".join(done.stdout.split())
-    assert_as_undisturbed(stopped, whole)
+    lab.assert_as_undisturbed(stopped, whole)
     assert main(["resume", str(stopped)]) == 0
     assert "nothing left to do" in capsys.readouterr().out
-
-
-# ---- at random
-
-
-@pytest.mark.soak
-def test_killed_and_stopped_at_random_moments(lab, whole, tmp_path):
-    """SOAK_KILLS times kill -9 and SOAK_STOPS times SIGTERM, a checkpoint after every update; every run ends the same."""
-    seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 10**6))
-    counts = {9: int(os.environ.get("SOAK_KILLS", 200)), signal.SIGTERM: int(os.environ.get("SOAK_STOPS", 50))}
-    draw = random.Random(seed)
-    signals = [number for number, count in counts.items() for _ in range(count)]
-    draw.shuffle(signals)
-    begun = time.monotonic()
-    assert lab.train(tmp_path / "timed")["code"] == 0
-    longest, run, landed = time.monotonic() - begun, 0, []
-    while signals:
-        run, folder = run + 1, tmp_path / f"run-{run}"
-        answer = {"code": None}
-        while answer["code"] != 0 or len(updates(folder)) < len(updates(whole)):
-            crash = {"seconds": draw.uniform(0, longest), "signal": int(signals.pop())} if signals else {}
-            begun = (folder / "run.yaml").exists()
-            answer = lab.resume(folder, crash) if begun else lab.train(folder, crash, save_steps=1)
-            assert answer["code"] in (0, -9, -15), (seed, answer)
-            if answer["code"] or len(updates(folder)) < len(updates(whole)):
-                landed.append(answer["code"])
-            if not (folder / "run.yaml").exists():
-                shutil.rmtree(folder, ignore_errors=True)  # killed before it began: nothing but a lock
-                answer = {"code": None}
-        assert_as_undisturbed(folder, whole)
-    kinds = f"{landed.count(-9)} killed, {landed.count(-15)} ended by SIGTERM outside training, {landed.count(0)} stopped in order"
-    print(f"seed {seed}: {run} runs, {len(landed)} accidents ({kinds}), every adapter the same")

@@ -8,14 +8,24 @@ grief where the request says. One JSON request a line on stdin, one JSON answer 
              {"evaluation": n, "signal": 9}       when the n-th evaluation begins
              {"save": n, "file": m, "signal": 9}  before file operation m of save n (both from 1)
              {"seconds": s, "signal": 9}          from outside, after so long
-             {"save": n, "full": m}               the disk is full from write m of save n on
+             {"save": n, "full": m}               the disk is full from write m of save n on; "errno": another reason
+             {"event": "rows", "signal": 15}      at the first note or progress that begins so
+             {"update": n, "signals": [15, 15]}   several after another
+             {"update": n, "remove": "folder"}    a folder vanishes then
+             {"update": n, "append": ["file", "text"]}
+             {"versions": {"torch": "1.0"}}       what libraries say of themselves
+             {"pass": n, "raises": "memory"}      in the n-th micro-batch memory runs out; "device": the GPU is lost
+             {"gradient": n, "poison": "nan"}     a number of the gradient of update n is that
+             {"weight": n, "poison": "inf"}       a number of the adapter is that after update n
 
 The answer: how the process ended (exit code, or -signal), its error in words, and the notes it gave.
 """
 
 import errno
+import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -30,10 +40,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 import tunesmith as ts
 from tunesmith.errors import TunesmithError
-from tunesmith.events import Note
+from tunesmith.events import Note, Progress
 from tunesmith.training import guard, keeper, loop
+from tunesmith.training.interrupt import exit_code, terminable
 from tunesmith.training.loop import StepReport
 from tunesmith.training.state import Position, State
+from tunesmith.training.update import EagerUpdate
 
 TELL = os.write  # also when accidents befall os.write
 OPERATIONS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "unlink", "rmdir")
@@ -75,22 +87,42 @@ def work(request: dict, writing: int) -> None:
     def watch(event: object) -> None:
         if isinstance(event, Note):
             notes.append(event.text)
-        if isinstance(event, StepReport) and event.step == crash.get("update"):
+        said = event.text if isinstance(event, Note) else event.what if isinstance(event, Progress) else ""
+        if "event" in crash and said.startswith(crash["event"]):
             os.kill(os.getpid(), crash["signal"])
+        if isinstance(event, StepReport) and event.step == crash.get("update"):
+            happen(crash)
 
     try:
-        if request["call"] == "train":
-            ts.train(watch=watch, **request["settings"])
-        elif request["call"] == "saves":
-            make_saves(Path(request["root"]))
-        else:
-            ts.resume(request["run"], watch=watch, **request.get("settings", {}))
+        with terminable():
+            if request["call"] == "saves":
+                make_saves(Path(request["root"]))
+            elif request["call"] in ("merge", "export_gguf"):
+                getattr(ts, request["call"])(Path(request["run"]), Path(request["out"]), request["kind"], watch)
+            else:
+                call, first = (ts.train, ()) if request["call"] == "train" else (ts.resume, (request["run"],))
+                run = call(*first, watch=watch, **request.get("settings", {}))
+                code = 128 + run.stopped if run.stopped else 0
+    except KeyboardInterrupt as stop:
+        code = exit_code(stop)
     except TunesmithError as raised:
         code, error = 2, str(raised)
     except BaseException as raised:
         code, error = 1, repr(raised)
     TELL(writing, json.dumps({"error": error, "notes": notes}).encode())
     os._exit(code)
+
+
+def happen(crash: dict) -> None:
+    """What was arranged for after an update."""
+    if "remove" in crash:
+        shutil.rmtree(crash["remove"])
+    if "append" in crash:
+        path, text = crash["append"]
+        with open(path, "a") as file:
+            file.write(text)
+    for number in crash.get("signals", [crash["signal"]] if "signal" in crash else []):
+        os.kill(os.getpid(), number)
 
 
 def make_saves(root) -> None:
@@ -104,20 +136,49 @@ def make_saves(root) -> None:
 def arrange(crash: dict) -> None:
     """Put the accident where it is to happen."""
     if "pass" in crash:
-        guard.check_loss = counted(guard.check_loss, crash["pass"], crash["signal"])
+        accident = (lambda: fail(crash["raises"])) if "raises" in crash else (lambda: os.kill(os.getpid(), crash["signal"]))
+        guard.check_loss = counted(guard.check_loss, crash["pass"], accident)
     if "evaluation" in crash:
-        loop.evaluate = counted(loop.evaluate, crash["evaluation"], crash["signal"])
-    if "file" in crash or "full" in crash:
+        loop.evaluate = counted(loop.evaluate, crash["evaluation"], lambda: os.kill(os.getpid(), crash["signal"]))
+    if "poison" in crash:
+        poison(crash)
+    if "versions" in crash:
+        version = importlib.metadata.version
+        importlib.metadata.version = lambda name: crash["versions"].get(name) or version(name)
+    if "save" in crash:
         keeper.save_checkpoint = saving(keeper.save_checkpoint, crash)
 
 
-def counted(function, number: int, signal_number: int):
-    """The function, whose call of this number does not come to pass."""
+def fail(what: str) -> None:
+    """What torch raises on a GPU when that happens."""
+    if what == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+
+
+def poison(crash: dict) -> None:
+    """Put a number that is not finite where the request says."""
+    finish, updates = EagerUpdate.finish, iter(range(1, 10**9))
+
+    def poisoned(self, rate: float) -> None:
+        number, parameter = next(updates), list(self.parameters.values())[-1]
+        if number == crash.get("gradient"):
+            parameter.grad.view(-1)[3] = float(crash["poison"])
+        finish(self, rate)
+        if number == crash.get("weight"):
+            with torch.no_grad():
+                parameter.view(-1)[3] = float(crash["poison"])
+
+    EagerUpdate.finish = poisoned
+
+
+def counted(function, number: int, accident):
+    """The function, with an accident at its call of this number."""
     calls = iter(range(1, 10**9))
 
     def wrapped(*arguments, **named):
         if next(calls) == number:
-            os.kill(os.getpid(), signal_number)
+            accident()
         return function(*arguments, **named)
 
     return wrapped
@@ -136,12 +197,13 @@ def saving(save, crash: dict):
 
 
 def fill_disk(crash: dict) -> None:
-    """From the n-th write on there is no room."""
+    """From the n-th write on there is no room, or another reason not to."""
     writes, write = iter(range(1, 10**9)), os.write
+    number = getattr(errno, crash.get("errno", "ENOSPC"))
 
     def full(handle: int, content) -> int:
         if next(writes) >= crash["full"]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
         return write(handle, content)
 
     os.write = full

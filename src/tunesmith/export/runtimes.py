@@ -1,0 +1,185 @@
+"""Which runtimes can load an adapter as it is, how, and if not, why.
+
+What vLLM takes is what its `PEFTHelper` checks (https://docs.vllm.ai/en/latest/api/vllm/lora/peft_helper/) and the ranks its
+`LoRAConfig` allows (https://docs.vllm.ai/en/stable/api/vllm/config/lora/); what Ollama takes is in its Modelfile reference
+(https://docs.ollama.com/modelfile); what llama.cpp takes is what `export.gguf` writes and `tests/export` loads with it.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import AdapterError
+from tunesmith.export.families import ARCHITECTURES
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What --max-lora-rank can be."""
+VLLM_RANK = 16
+"""What it is unless one says otherwise."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """why: what it lacks if it cannot, or what to know. lines: commands or Python that use it, empty if nothing does."""
+
+    name: str
+    loads: bool
+    why: str
+    lines: tuple[str, ...]
+    language: str = "bash"
+
+    def __str__(self) -> str:
+        why = f": {self.why}" if self.why and not self.loads else ""
+        return f"{self.name} {'yes' if self.loads else 'no'}{why}"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An adapter as its users meet it. where: hub id or folder. base: hub id of its base, None if it is on no hub. base_name:
+    what to call the base then. family: transformers' model_type, None if unknown. gguf: whether the base came as GGUF."""
+
+    where: str
+    config: dict[str, Any]
+    base: str | None
+    base_name: str
+    family: str | None
+    gguf: bool
+
+    @property
+    def name(self) -> str:
+        """What to call the adapter itself."""
+        return Path(self.where).name or "adapter"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json. Raises AdapterError if it is not one."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AdapterError(f"{folder}/adapter_config.json cannot be read: {error}.", "Mend the file.") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder}/adapter_config.json holds no object.", "Mend the file.")
+    return config
+
+
+def runtimes(adapter: Shipped) -> tuple[Runtime, ...]:
+    """transformers, vLLM, llama.cpp and Ollama, in this order."""
+    return _transformers(adapter), _vllm(adapter), _llama_cpp(adapter), _ollama(adapter)
+
+
+def compatibility(adapter: Shipped) -> str:
+    """All of them in a line."""
+    return " · ".join(map(str, runtimes(adapter)))
+
+
+def _transformers(adapter: Shipped) -> Runtime:
+    base = adapter.base or adapter.base_name
+    lines = (
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {adapter.where!r})",
+        f"tokenizer = AutoTokenizer.from_pretrained({adapter.where!r})",
+    )
+    return Runtime("transformers", True, _own_copy(adapter), lines, "python")
+
+
+def _vllm(adapter: Shipped) -> Runtime:
+    rank = _rank(adapter.config)
+    lacks = [*_special(adapter.config), *_patterns(adapter.config)]
+    if rank > VLLM_RANKS[-1]:
+        lacks.append(f"rank {rank} is more than the {VLLM_RANKS[-1]} it can hold")
+    if lacks:
+        return Runtime("vLLM", False, f"{_list(lacks)}; merge it (tunesmith merge) and serve the merged model", ())
+    room = f" --max-lora-rank {next(r for r in VLLM_RANKS if r >= rank)}" if rank > VLLM_RANK else ""
+    base = shlex.quote(adapter.base or adapter.base_name)
+    module = shlex.quote(f"{adapter.name}={adapter.where}")
+    return Runtime("vLLM", True, _own_copy(adapter), (f"vllm serve {base} --enable-lora{room} --lora-modules {module}",))
+
+
+def _llama_cpp(adapter: Shipped) -> Runtime:
+    get, file = _get(adapter), shlex.quote(f"{adapter.name}.gguf")
+    lacks = _no_gguf(adapter)
+    if lacks:
+        whole = (*get, f"tunesmith export {_here(adapter)} {file}", f"llama-cli -m {file}") if adapter.gguf else ()
+        return Runtime("llama.cpp", False, f"{_list(lacks)}; {_whole_model(adapter)}", whole)
+    made = f"tunesmith export {_here(adapter)} {file} --type adapter"
+    return Runtime("llama.cpp", True, "over a GGUF file of the base", (*get, made, f"llama-cli -m BASE.gguf --lora {file}"))
+
+
+def _ollama(adapter: Shipped) -> Runtime:
+    get, name, file = _get(adapter), shlex.quote(adapter.name), shlex.quote(f"{adapter.name}.gguf")
+    if adapter.gguf:
+        made = f"tunesmith export {_here(adapter)} {file} --ollama"
+        loads = not _no_gguf(adapter)
+        why = "as one model with its base" if loads else f"{_list(_no_gguf(adapter))}; as one model it does"
+        return Runtime("Ollama", loads, why, (*get, made, f"ollama create {name} -f Modelfile"))
+    lacks = _no_gguf(adapter)
+    if lacks:
+        return Runtime("Ollama", False, f"{_list(lacks)}; {_whole_model(adapter)}", ())
+    made = f"tunesmith export {_here(adapter)} {file} --type adapter"
+    written = f"printf 'FROM ./BASE.gguf\\nADAPTER ./%s\\n' {file} > Modelfile"
+    return Runtime("Ollama", True, "over a GGUF file of the base", (*get, made, written, f"ollama create {name} -f Modelfile"))
+
+
+def _own_copy(adapter: Shipped) -> str:
+    return "" if adapter.base else f"the base, {adapter.base_name}, is on no hub: put your own copy in its place"
+
+
+def _get(adapter: Shipped) -> tuple[str, ...]:
+    """The line that fetches it, if it is on the hub."""
+    return () if _is_local(adapter) else (f"hf download {shlex.quote(adapter.where)} --local-dir {_here(adapter)}",)
+
+
+def _here(adapter: Shipped) -> str:
+    return shlex.quote(adapter.where if _is_local(adapter) else adapter.name)
+
+
+def _is_local(adapter: Shipped) -> bool:
+    return Path(adapter.where).is_dir() or adapter.where.count("/") != 1
+
+
+def _whole_model(adapter: Shipped) -> str:
+    if adapter.gguf:
+        return "export it as one model with its base (tunesmith export)"
+    return "merge it (tunesmith merge) and convert the merged model (convert_hf_to_gguf.py)"
+
+
+def _no_gguf(adapter: Shipped) -> list[str]:
+    """Why it has no place in a GGUF adapter file."""
+    lacks = _special(adapter.config)
+    if adapter.family is not None and adapter.family not in ARCHITECTURES:
+        lacks.append(f"models of type {adapter.family} have no GGUF names here")
+    return [*lacks, *_patterns(adapter.config)]
+
+
+def _special(config: dict[str, Any]) -> list[str]:
+    """What makes an adapter more than plain LoRA."""
+    lacks = []
+    if config.get("peft_type", "LORA") != "LORA":
+        lacks.append(f"it is {config['peft_type']}, not LoRA")
+    if config.get("use_dora"):
+        lacks.append("DoRA")
+    if config.get("bias", "none") != "none" or config.get("lora_bias"):
+        lacks.append("trained biases")
+    if config.get("modules_to_save"):
+        lacks.append(f"layers trained as a whole ({', '.join(map(str, config['modules_to_save']))})")
+    if config.get("trainable_token_indices"):
+        lacks.append("trained tokens")
+    return lacks
+
+
+def _patterns(config: dict[str, Any]) -> list[str]:
+    return ["layers of different rank or scale"] if config.get("alpha_pattern") or config.get("rank_pattern") else []
+
+
+def _rank(config: dict[str, Any]) -> int:
+    rank = config.get("r")
+    return rank if isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 else 8
+
+
+def _list(items: Sequence[str]) -> str:
+    return ", ".join(items)

@@ -1,0 +1,54 @@
+"""A run's folder, or any with a LoRA adapter, as something that can be used: its recipe, its renderer, its model."""
+
+import json
+from pathlib import Path
+
+from tunesmith.base.adapter import open_adapter
+from tunesmith.base.catalog import ModelSource, resolve
+from tunesmith.base.lean import speed_up
+from tunesmith.base.load import choose_compute, load_model
+from tunesmith.base.tokenizer import load_tokenizer
+from tunesmith.data.render import Renderer
+from tunesmith.errors import AdapterError
+from tunesmith.generate.session import Session
+from tunesmith.plan.memory import available_bytes, footprint, shape_of
+from tunesmith.recipe import Recipe
+
+
+def open_session(folder: Path, lean: bool = True) -> Session:
+    """Load the base a run was trained on, and its adapter; on the fast path, or with peft's own layers."""
+    recipe = recipe_of(folder)
+    source = resolve(recipe.model_name_or_path)
+    compute = choose_compute(recipe)
+    renderer = open_renderer(folder, recipe)
+    # How it was trained was decided by the memory of training; to answer takes less.
+    shape, room = shape_of(source), 0.8 * available_bytes(compute.device)
+    stored = footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize)
+    stream = recipe.load_in_4bit and compute.device.type == "cuda" and stored > room
+    recipe = recipe.model_copy(update={"offload_base": "always" if stream else "never"})
+    model = open_adapter(load_model(source, recipe, compute), folder)
+    kept = shape.linear_weights * compute.dtype.itemsize
+    if lean:
+        speed_up(model, compute.dtype, not recipe.load_in_4bit or (not stream and kept + stored < room))
+    return Session(model, renderer)
+
+
+def open_renderer(folder: Path, recipe: Recipe) -> Renderer:
+    """Of the tokenizer a run was trained with, template included, or its base's."""
+    own = (folder / "tokenizer_config.json").is_file()
+    at_hand = ModelSource(str(folder), None, str(folder)) if own else resolve(recipe.model_name_or_path)
+    return Renderer(load_tokenizer(at_hand, None if own else recipe.chat_template))
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a run, or of any adapter's folder what can be told of it."""
+    if (folder / "run.yaml").is_file():
+        return Recipe.of(Recipe.read(folder / "run.yaml"))
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, revision = config["base_model_name_or_path"], config.get("revision")
+    except (OSError, ValueError, KeyError) as error:
+        raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.") from error
+    if not isinstance(base, str) or not base:
+        raise AdapterError(f"{folder}/adapter_config.json does not name a base model.", "Add base_model_name_or_path.")
+    return Recipe.of({"model_name_or_path": f"{base}@{revision}" if revision and not Path(base).exists() else base})

@@ -1,0 +1,199 @@
+"""The HTTP side: paths, event streams, errors in OpenAI's form. What is asked is checked before it gets here."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+import tunesmith
+from tunesmith.serve.answer import AnswerError, Finish
+from tunesmith.serve.event_stream import EventStream, until_gone
+from tunesmith.serve.guard import App, Guard
+from tunesmith.serve.protocol import ChatRequest, Choice, Completion, ErrorBody, Health, ModelCard, ModelList, Said, Usage
+from tunesmith.serve.refusal import RefusalError
+from tunesmith.serve.service import Service, Talk
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "Something about the request is not right"},
+    "5XX": {"model": ErrorBody, "description": "No answer can be given, or not now"},
+}
+STREAMED = {
+    "description": "The answer; with stream: true, as events",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
+
+def make_app(service: Service, key: str | None = None, anywhere: bool = False) -> App:
+    """Everything, in the order a request meets it: counted, guarded, answered.
+
+    Args:
+        key: what clients must send. anywhere: bound beyond loopback.
+    """
+    return service.metrics.counting(Guard(_inner_app(service), service.limits, key, anywhere))
+
+
+def _inner_app(service: Service) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        await asyncio.to_thread(service.worker.close)
+
+    app = FastAPI(
+        title="tunesmith", version=tunesmith.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        responses=REFUSED, redirect_slashes=False,
+    )  # fmt: skip
+    _add_errors(app)
+    _add_watching(app, service)
+    _add_models(app, service)
+
+    @app.post("/v1/chat/completions", response_model=Completion, responses={200: STREAMED})
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """The assistant's next message."""
+        talk = await service.begin(body)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            return EventStream(_events(talk, usage), talk.close, service.limits.send_seconds)
+        try:
+            completion = await until_gone(_whole(talk), request.receive)
+        finally:
+            talk.close()
+        return JSONResponse(completion.model_dump()) if completion else Response(status_code=499)  # nobody reads this
+
+    return app
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    tuned, base = service.names
+    cards = {
+        name: ModelCard(id=name, created=service.created, parent=parent, max_model_len=service.context)
+        for name, parent in ((tuned, base), (base, None))
+    }
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        """What can be asked for."""
+        return ModelList(data=list(cards.values()))
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> ModelCard:
+        """One of them."""
+        if name not in cards:
+            raise RefusalError(404, f"There is no model {name!r} here.", param="model", code="model_not_found")
+        return cards[name]
+
+
+def _add_watching(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Health:
+        """Whether answers can be given."""
+        if not service.worker.alive:
+            raise RefusalError(503, "This server gives no more answers.", code="stopped")
+        return Health(status="ok")
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counts for Prometheus."""
+        living = service.worker.living
+        gauges = {
+            "living": ("Answers that are growing", living),
+            "queue": ("Requests that wait for their first token", max(0, service.open - living)),
+        }
+        return PlainTextResponse(service.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RefusalError)
+    async def refused(request: Request, refusal: RefusalError) -> JSONResponse:
+        return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+
+    @app.exception_handler(AnswerError)
+    async def failed(request: Request, error: AnswerError) -> JSONResponse:
+        return JSONResponse(RefusalError(500, str(error), code="failed").body(), 500)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        told = f"This server failed with {type(error).__name__}; its terminal says more."
+        return JSONResponse(RefusalError(500, told, code="failed").body(), 500)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        refusal = _explained(error)
+        return JSONResponse(refusal.body(), refusal.status)
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(RefusalError(error.status_code, error.detail).body(), error.status_code, error.headers)
+
+
+def _explained(error: RequestValidationError) -> RefusalError:
+    """The most telling of what a body has wrong with it, in words that quote no values."""
+    worst = max(error.errors(), key=lambda found: len(found["loc"]))
+    kind, loc = worst["type"], worst["loc"][1:]
+    if kind == "json_invalid":
+        return RefusalError(400, f"The body is not JSON: {worst['ctx']['error']} at character {loc[0]}.", code="not_json")
+    # Between the names of fields stand those of the types that were tried.
+    named = [str(part) for part in loc[:-1] if not (isinstance(part, str) and ("[" in part or "-" in part or part == "str"))]
+    param = ".".join([*named, *(str(part) for part in loc[-1:] if "[" not in str(part) and part not in ("str", "constrained-str"))])
+    if kind == "extra_forbidden":
+        return RefusalError(400, f"There is no field {param!r}.", param=param, code="unknown_field")
+    what = worst["msg"].removeprefix("Value error, ")
+    if not param and ": " in what:
+        param = what.partition(": ")[0]
+    message = f"{param}: {what.removeprefix(param + ': ')}." if param else f"The body is not as it should be: {what}."
+    return RefusalError(400, message, param=param or None, code="missing_field" if kind == "missing" else "wrong_value")
+
+
+async def _whole(talk: Talk) -> Completion:
+    assert talk.answer is not None
+    text = ""
+    finish: Finish = "stop"
+    try:
+        async for piece in talk.answer.pieces():
+            text += piece.text
+            talk.end = finish = piece.finish or finish
+    except AnswerError:
+        talk.end = "failed"
+        raise
+    choice = Choice(message=Said(content=text), finish_reason=finish)
+    usage = Usage.of(len(talk.answer.ask.prompt), talk.answer.tokens)
+    return Completion(id=_name(), created=int(time.time()), model=talk.model, choices=[choice], usage=usage)
+
+
+async def _events(talk: Talk, with_usage: bool) -> AsyncIterator[str]:
+    """The chunks of a stream, as JSON, and the mark that ends it."""
+    assert talk.answer is not None
+    head = {"id": _name(), "object": "chat.completion.chunk", "created": int(time.time()), "model": talk.model}
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return json.dumps({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
+
+    yield chunk({"role": "assistant", "content": ""})
+    try:
+        async for piece in talk.answer.pieces():
+            if piece.text:
+                yield chunk({"content": piece.text})
+            if piece.finish:
+                talk.end = piece.finish
+                yield chunk({}, piece.finish)
+    except AnswerError as error:
+        talk.end = "failed"
+        yield json.dumps(RefusalError(500, str(error), code="failed").body())
+        return
+    if with_usage:
+        counts = Usage.of(len(talk.answer.ask.prompt), talk.answer.tokens)
+        yield json.dumps({**head, "choices": [], "usage": counts.model_dump()})
+    yield "[DONE]"
+
+
+def _name() -> str:
+    return f"chatcmpl-{secrets.token_hex(12)}"
