@@ -429,7 +429,7 @@ def gemm_floor(layers: int) -> dict[str, Any]:
 def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
     """Losses of both from the same adapter over the same batches, without dropout; trl's adapter in fp32, which is
     tunesmith's, and in bf16, which is what trl makes of it: how far rounding alone takes the two apart. Without a folder, of
-    the bundled model on the bundled rows."""
+    the bundled model on the bundled rows, with trl's adapter in fp32 only."""
     import torch
 
     from tunesmith.base.adapter import adapter_parameters
@@ -443,7 +443,8 @@ def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
     reports = list(train(model, loss_of, job.loader, job.recipe, 3e-4))
     curves = {"tunesmith": [update.loss for update in reports]}
     del model, loss_of
-    for name, dtype in (("trl", torch.float32), ("trl, adapter in bf16", torch.bfloat16)):
+    adapters = {"trl": torch.float32} | ({"trl, adapter in bf16": torch.bfloat16} if folder is not None else {})
+    for name, dtype in adapters.items():
         gc.collect()
         torch.cuda.empty_cache()
         trainer = _trl_trainer(
@@ -462,7 +463,7 @@ def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
     return {
         "linears": loaded.linears, "steps": steps, "packed_sha256": digest,
         "tunesmith - trl": _difference(curves["tunesmith"], curves["trl"]),
-        "trl, adapter in bf16 - trl": _difference(curves["trl, adapter in bf16"], curves["trl"]),
+        **{f"{name} - trl": _difference(curves[name], curves["trl"]) for name in adapters if name != "trl"},
         "losses": {name: [round(loss, 5) for loss in losses] for name, losses in curves.items()},
     }  # fmt: skip
 

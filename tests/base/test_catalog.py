@@ -213,7 +213,7 @@ def test_a_damaged_gguf_file_is_refused_and_leaves_no_half_made_copy(
 ) -> None:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(ModelError, match="cannot be read as a model"):
+    with pytest.raises(ModelError, match="is not a whole GGUF file"):
         from_gguf(tmp_path / "m.gguf")
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []
 

@@ -46,9 +46,11 @@ def test_the_adapter_that_was_best_is_still_found_when_its_evaluation_was_stoppe
 
 @pytest.mark.parametrize("number", EVERY)
 @pytest.mark.parametrize("doing", ["rows", "Loading", "answers"])
-def test_while_rows_are_tokenised_the_model_is_loaded_or_questions_are_answered(lab, whole, tmp_path, doing, number):
-    folder = tmp_path / "run"
-    assert lab.train(folder, {"event": doing, "signal": number})["code"] == 128 + number
+def test_while_rows_are_tokenised_the_model_is_loaded_or_questions_are_answered(lab, rows, whole, tmp_path, doing, number):
+    folder, unseen = tmp_path / "run", tmp_path / rows.name
+    unseen.write_text(rows.read_text() + json.dumps({"prompt": f"told {number}", "completion": doing}) + "\n")  # tokenised anew
+    with_rows = {"data": str(unseen)} if doing == "rows" else {}
+    assert lab.train(folder, {"event": doing, "signal": number}, **with_rows)["code"] == 128 + number
     assert (folder / "run.yaml").exists() == (doing == "answers")
     done = lab.resume(folder) if doing == "answers" else lab.train(folder)
     assert done["code"] == 0

@@ -68,8 +68,6 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     """
     stream = recipe.offload_base == "always" and compute.device.type == "cuda"
     device = torch.device("cpu") if stream else compute.device
-    if compute.device.type == "cuda":
-        _round_once()
     copy = copy_of(source, recipe, compute.dtype, device.type)
     model = _from_copy(copy, source, recipe, compute.dtype, device) if copy is not None else None
     if model is None:
@@ -83,13 +81,6 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     if stream:
         stream_layers(model, compute.device)
     return model
-
-
-def _round_once() -> None:
-    """Let cuBLAS round a product and what it is added to together. By default it may round the product first, and what a young
-    adapter adds is then less than half a last digit: it would vanish, and the first updates with it."""
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def _from_copy(copy: Path, source: ModelSource, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Any:

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed)
     settings = {name: value for name in BASE_SETTINGS if (value := getattr(options, name)) is not None}
-    partner = open_partner(options.model, settings, _note)
+    partner = open_partner(options.model, settings, _progress)
     if not partner.adapter and (options.base or options.both):
         raise RecipeError(f"{options.model} is a base model: it has no adapter to leave out.", "Leave --base and --both out.")
     who = (TUNED, BASE) if options.both else (BASE,) if options.base else ()
@@ -161,3 +161,9 @@ def _note(text: str) -> None:
     from tunesmith.cli.chat_text import shown
 
     print(f"  {shown(text)}", file=sys.stderr, flush=True)
+
+
+def _progress(text: str) -> None:
+    """What is being waited for, to those who wait: in a log or a pipe an error is the first thing that stands there."""
+    if sys.stderr.isatty():
+        _note(text)

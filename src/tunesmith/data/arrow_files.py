@@ -20,7 +20,7 @@ def parquet_rows(path: Path, bad: OnBadRow) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             yield from _batches(file.iter_batches(batch_size=BATCH), str(path), bad)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name is not UTF-8
         raise DataError(f"{path} is not a readable parquet file: {_line(error)}", "Write it again.") from error
 
 

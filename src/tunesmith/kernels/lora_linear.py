@@ -17,6 +17,7 @@ one, r_i its rank, R the ranks' sum.
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,17 +90,10 @@ class _LoraLinear(torch.autograd.Function):
         lora_A, lora_B = factors[:members], factors[members:]
         A, B = _stacked(lora_A, x.dtype), [_compute(b, x.dtype) for b in lora_B]
         kept, xA = side.project(x, A, scaling)
-        # The thin product first: the thick one adds to it as it goes, which costs one pass over y instead of two.
         y = x.new_empty(x.shape[0], sum(b.shape[0] for b in B))
         outputs = y.split([b.shape[0] for b in B], dim=1)
-        for out, part, b in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B):
-            side.expand(part, b, out)
-        if bias is not None:
-            y.add_(bias)
-        start = 0
-        for W in weight():
-            y[:, start : start + W.shape[0]].addmm_(x, W.T)
-            start += W.shape[0]
+        parts = list(zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B))
+        side.add_outputs(parts, partial(_add_product, y, x, weight, bias))
         ctx.save_for_backward(kept, xA, *factors)
         ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
         # autograd may hand back other objects for the factors: what hangs on them is kept here
@@ -133,6 +127,16 @@ def _stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """``[R, K]``"""
     parts = [_compute(a, dtype) for a in lora_A]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _add_product(y: Tensor, x: Tensor, weight: Callable[[], Iterable[Tensor]], bias: Tensor | None, beta: int) -> None:
+    """``β y + x Ŵᵀ + b`` in place, ``[T, N]``."""
+    start = 0
+    for W in weight():
+        y[:, start : start + W.shape[0]].addmm_(x, W.T, beta=beta)
+        start += W.shape[0]
+    if bias is not None:
+        y.add_(bias)
 
 
 def _add_frozen(dx: Tensor, weight: Iterable[Tensor], grads: Sequence[Tensor]) -> None:

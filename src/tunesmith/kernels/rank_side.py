@@ -1,7 +1,7 @@
 """The rank side of a LoRA linear with dropout inside: the thin products, and one mask behind them.
 
     xA = s drop(x) Aᵀ        [T, R]
-    y  = xA Bᵀ + x Ŵᵀ        [T, n]     of one member, the first term
+    y  = x Ŵᵀ + xA Bᵀ        [T, n]     of one member, the last term
     t  = s dy B              [T, r]     of one member
     dB = dyᵀ xA              [N, r]     of one member
     dA = tᵀ drop(x)          [R, K]
@@ -13,6 +13,7 @@ itself is kept and a captured step draws a new mask whenever it is replayed with
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,14 @@ class RankSide(ABC):
     def project(self, x: Tensor, A: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """What `gradient_A` needs of x ``[T, K]``, and ``s drop(x) Aᵀ`` ``[T, R]``."""
 
-    def expand(self, xA: Tensor, B: Tensor, out: Tensor) -> None:
-        """``xA Bᵀ`` into out ``[T, n]``, from xA ``[T, r]`` and B ``[n, r]``."""
-        torch.mm(xA, B.T, out=out)
+    @abstractmethod
+    def add_outputs(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], add_frozen: Callable[[int], None]) -> None:
+        """``x Ŵᵀ + xA Bᵀ`` of every member, rounded so that on average nothing of the second term is lost.
+
+        Args:
+            parts: of each member the columns of y ``[T, n]`` to fill, xA ``[T, r]`` and B ``[n, r]``.
+            add_frozen: makes β y + x Ŵᵀ (+ the bias) of y, from β (0 or 1).
+        """
 
     @abstractmethod
     def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -65,6 +71,11 @@ class _Positions(RankSide):
         kept = x if self.dropped is None else x.reshape(-1).index_fill(0, self.dropped, 0).view_as(x)
         return kept, (kept @ A.T).mul_(scale)
 
+    def add_outputs(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], add_frozen: Callable[[int], None]) -> None:
+        for y, xA, B in parts:
+            torch.mm(xA, B.T, out=y)
+        add_frozen(1)  # one pass over y instead of two, and both terms are rounded once, as one sum
+
     def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
         torch.mul(F.linear(dy, B.T.contiguous()), scale, out=t)
         return (xA.T @ dy).T.to(dtype, memory_format=torch.contiguous_format)
@@ -88,9 +99,20 @@ class _Counter(RankSide):
 
     def __init__(self, shape: torch.Size, p: float, seed: Tensor, salt: int) -> None:
         self.shape, self.p, self.seed, self.salt = shape, p, seed, salt
+        self.training = torch.is_grad_enabled()
 
     def project(self, x: Tensor, A: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return x, (self._drop(x) @ A.T).mul_(scale)
+
+    def add_outputs(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], add_frozen: Callable[[int], None]) -> None:
+        from tunesmith.kernels.fused import output_side
+
+        add_frozen(0)
+        seed = self.seed if self.training else None
+        for number, (y, xA, B) in enumerate(parts):
+            for start in range(0, B.shape[1], MAX_FUSED_RANK):
+                some, draw = slice(start, start + MAX_FUSED_RANK), self.salt + 7919 * number + start
+                output_side.add_expanded(xA[:, some], B[:, some].contiguous(), y, seed, draw)
 
     def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
         torch.addmm(t, dy, B, beta=0, alpha=scale, out=t)
@@ -115,11 +137,6 @@ class _FusedCounter(_Counter):
         from tunesmith.kernels.fused import input_side
 
         return x, input_side.project(x, A, scale, self.p, self.seed, self.salt)
-
-    def expand(self, xA: Tensor, B: Tensor, out: Tensor) -> None:
-        from tunesmith.kernels.fused import output_side
-
-        output_side.expand(xA, B, out)
 
     def output_gradients(self, dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor, dtype: torch.dtype) -> Tensor:
         from tunesmith.kernels.fused import output_side

@@ -37,11 +37,11 @@ class Talk:
         if not self.open:
             return
         self.open = False
-        self.service.open -= 1
         if self.answer is not None:
             self.answer.gone = True
             seconds, prompt = time.monotonic() - self.began, len(self.answer.ask.prompt)
             self.service.metrics.answered(self.model, prompt, self.answer.tokens, seconds, self.end)
+        self.service.open -= 1  # counted before its place is free
 
 
 class Service:

@@ -46,10 +46,11 @@ def _agree_on_outputs(agree, shape, device, dtype):
     dy, xA, _ = _inputs(shape, device, dtype)
     B, t = torch.randn(size, rank, device=device).to(dtype), torch.full((tokens, rank + 3), 7.0, device=device, dtype=dtype)
     grad_B = output_side.output_gradients(dy, B, xA, 0.5, t[:, 3:], torch.float32)
-    out = torch.full((tokens, size + 3), 7.0, device=device, dtype=dtype)
-    output_side.expand(xA, B, out[:, 3:])
-    agree(out[:, 3:], output_side.expand_plain(xA, B))
-    assert (out[:, :3] == 7).all(), "it wrote beside its columns"
+    y = torch.randn(tokens, size + 3, device=device).to(dtype)
+    beside, expected = y[:, :3].clone(), output_side.add_expanded_plain(xA, B, y[:, 3:])
+    output_side.add_expanded(xA, B, y[:, 3:])
+    agree(y[:, 3:], expected)
+    assert torch.equal(y[:, :3], beside), "it wrote beside its columns"
     expected_B, expected_t = output_side.output_gradients_plain(dy, B, xA, 0.5)
     agree(grad_B, expected_B)
     agree(t[:, 3:], expected_t)
@@ -143,3 +144,27 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
         )
         for mine, plain in zip(outputs, expected):
             torch.testing.assert_close(mine, plain, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_in_training_less_than_half_a_last_digit_is_added_on_average(device, sign):
+    """xA Bᵀ is an eighth of bf16's last digit at 1: rounded to the nearest it would vanish."""
+    tokens, size, rank = 96, 160, 8
+    digit = 2.0**-7
+    xA, B = (torch.full((n, rank), v, device=device).bfloat16() for n, v in ((tokens, digit / 8), (size, 1.0 / rank)))
+    seed = torch.tensor([5 << 32], device=device)
+
+    def added(**draw):
+        y = torch.full((tokens, size), sign * 1.0, device=device).bfloat16()
+        output_side.add_expanded(xA, sign * B, y, **draw)
+        return sign * (y.float() - sign)
+
+    assert not added().any()
+    change = added(seed=seed, salt=3)
+    assert set(change.unique().tolist()) == {0.0, digit}
+    # of 15,360 draws with a chance of an eighth; six standard deviations
+    assert abs(float((change > 0).float().mean()) - 1 / 8) < 6 * (7 / 64 / (tokens * size)) ** 0.5
+    assert torch.equal(change, added(seed=seed, salt=3))
+    for other in ({"seed": seed + 1, "salt": 3}, {"seed": seed, "salt": 4}):
+        share = (added(**other) == change).float().mean()  # independent draws agree in 1 - 2 · 1/8 · 7/8 of the places
+        assert abs(float(share) - 50 / 64) < 0.03

@@ -2,11 +2,17 @@
 
 Hu et al. 2021 (arXiv 2106.09685):
 
-    expand              xA Bᵀ                            on the way forward
+    add_expanded        y + xA Bᵀ                        on the way forward
     output_gradients    t = s dy B,  dB = dyᵀ xA         one launch for both
 
 Legend: T tokens, N outputs of one linear, r its rank (at most 128; padded inside to a power of two of 16 or more), xA
 ``[T, r]`` as `input_side.project` gives it. Products are of the given type with fp32 sums.
+
+What a young adapter adds is less than half of y's last digit in bf16, and y has been rounded already: rounded to the nearest,
+their sum is y again, and the first updates of a training would have no effect. In training the sum is therefore rounded up or
+down by chance, up the more often the nearer it is to the upper neighbour (Gupta et al. 2015, arXiv 1502.02551), so that on
+average nothing is lost. (Adding the thin product first and letting the thick one add to it does not help: cuBLAS rounds a
+bf16 product before it adds.)
 """
 
 import torch
@@ -22,17 +28,23 @@ PULL = Tile(64, 128, 4, 3, 256, 256)
 OUTPUT = Tile(128, 64, 4, 3, 1, 1)
 
 
-def expand(xA: Tensor, B: Tensor, out: Tensor) -> None:
-    """``xA Bᵀ`` into out ``[T, N]``, from xA ``[T, r]`` and B ``[N, r]``, contiguous, of one type; any stride between the rows
-    of xA and out. Libraries take twice the time that writing out takes."""
+def add_expanded(xA: Tensor, B: Tensor, y: Tensor, seed: Tensor | None = None, salt: int = 0) -> None:
+    """``y + xA Bᵀ`` in place, from y ``[T, N]``, xA ``[T, r]`` and B ``[N, r]``, contiguous, of one type; any stride between the
+    rows of y and xA.
+
+    Args:
+        seed: int64 ``[1]``, for sums rounded by chance if y is bf16; None for sums rounded to the nearest. salt: tells this
+            draw from others of the same seed.
+    """
     (tokens, rank), size = xA.shape, B.shape[0]
-    ranks = padded_rank(out, B, rank)
-    assert xA.dtype == B.dtype == out.dtype
+    ranks = padded_rank(y, B, rank)
+    assert xA.dtype == B.dtype == y.dtype
     assert xA.stride(1) == 1
-    tile = EXPAND.of(out)
-    _expand[(triton.cdiv(tokens, tile.tokens), triton.cdiv(size, tile.columns))](
-        xA, B, out, tokens, size, rank, xA.stride(0), out.stride(0),
-        WIDEN=widen(out), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, num_warps=tile.warps, enable_fp_fusion=True,
+    tile, chance = EXPAND.of(y), seed is not None and y.dtype == torch.bfloat16
+    _add_expanded[(triton.cdiv(tokens, tile.tokens), triton.cdiv(size, tile.columns))](
+        xA, B, y, tokens, size, rank, xA.stride(0), y.stride(0), seed if chance else y, salt,
+        CHANCE=chance, WIDEN=widen(y), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, num_warps=tile.warps,
+        enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -59,9 +71,9 @@ def output_gradients(dy: Tensor, B: Tensor, xA: Tensor, scale: float, t: Tensor,
     return grad_B
 
 
-def expand_plain(xA: Tensor, B: Tensor) -> Tensor:
-    """The plain twin of `expand`."""
-    return (xA.float() @ B.float().T).to(xA.dtype)
+def add_expanded_plain(xA: Tensor, B: Tensor, y: Tensor) -> Tensor:
+    """The plain twin of `add_expanded`, rounded to the nearest."""
+    return (y.float() + xA.float() @ B.float().T).to(y.dtype)
 
 
 def output_gradients_plain(dy: Tensor, B: Tensor, xA: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -69,10 +81,10 @@ def output_gradients_plain(dy: Tensor, B: Tensor, xA: Tensor, scale: float) -> t
     return dy.float().T @ xA.float(), (scale * (dy.float() @ B.float())).to(dy.dtype)
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def _expand(
-    xA, B, out, tokens, size, rank, xA_stride, out_stride,
-    WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+@triton.jit(do_not_specialize=["tokens", "salt"])
+def _add_expanded(
+    xA, B, y, tokens, size, rank, xA_stride, y_stride, seed, salt,
+    CHANCE: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -82,9 +94,23 @@ def _expand(
     factor = tl.load(B + column[:, None] * rank + r[None, :], (column < size)[:, None] & (r < rank)[None, :], 0.0)
     if WIDEN:
         part, factor = part.to(tl.float32), factor.to(tl.float32)
-    product = tl.dot(part, tl.trans(factor), input_precision="ieee")
     here = (row < tokens)[:, None] & (column < size)[None, :]
-    tl.store(out + line * out_stride + column[None, :], product.to(out.dtype.element_ty), here)
+    place = y + line * y_stride + column[None, :]
+    total = tl.load(place, here, 0.0).to(tl.float32) + tl.dot(part, tl.trans(factor), input_precision="ieee")
+    if CHANCE:
+        total = _rounded_by_chance(total, tl.load(seed), salt, row[:, None] * size + column[None, :])
+    tl.store(place, total.to(y.dtype.element_ty), here)
+
+
+@triton.jit
+def _rounded_by_chance(x, seed, salt, index):
+    """x with its lower 16 bits, those bf16 has not, added to a number of 16 bits drawn for this index, and cut off."""
+    draw = index.to(tl.uint32) ^ (seed + (seed >> 32)).to(tl.uint32) * 0x9E3779B1 ^ salt.to(tl.uint32) * 0x85EBCA77
+    # Two rounds of the finaliser of MurmurHash3 (Appleby): every bit of the index reaches the lower 16.
+    draw = (draw ^ (draw >> 16)) * 0x85EBCA6B
+    draw = (draw ^ (draw >> 13)) * 0xC2B2AE35
+    draw = draw ^ (draw >> 16)
+    return ((x.to(tl.uint32, bitcast=True) + (draw & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["tokens", "tiles", "splits", "steps", "scale"])

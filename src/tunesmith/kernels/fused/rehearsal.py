@@ -4,7 +4,6 @@ A kernel is compiled for the types, widths and alignments it is called with. Her
 meaning that have a model's widths. One that is called in another way later is compiled then, as it would have been.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -22,9 +21,6 @@ from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
 ROWS = 32
-SHORT_TURN = 2e-4
-"""Seconds a compiling thread keeps the interpreter while another wants it. The thread that loads wants it for many short turns,
-and by default would wait 5 ms for each."""
 Task = Callable[[], object]
 
 
@@ -56,8 +52,7 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
         segments: a pack like those that will come, probe: like those that probes use, on the GPU: the tile of attention
             depends on them.
     """
-    pool, turn = ThreadPoolExecutor(thread_name_prefix="compile"), sys.getswitchinterval()
-    sys.setswitchinterval(SHORT_TURN)
+    pool = ThreadPoolExecutor(thread_name_prefix="compile")
     try:
         # An error is for the one who calls the kernel for real.
         soon = [pool.submit(task) for task in _forward_tasks(widths, segments, probe)]
@@ -66,7 +61,6 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
         yield
         wait(soon)
     finally:
-        sys.setswitchinterval(turn)
         pool.shutdown(wait=False)
 
 
@@ -77,8 +71,8 @@ def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Itera
         yield partial(_attention_forward, widths, each)
     x, y = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
-        yield partial(input_side.project, x, rows(members * widths.rank, widths.hidden), 0.5, *_undropped(segments.device))
-    yield partial(output_side.expand, rows(ROWS, widths.rank), rows(widths.hidden, widths.rank), y)
+        yield partial(input_side.project, x, rows(members * widths.rank, widths.hidden), 0.5, seed=_seed(segments.device))
+    yield partial(output_side.add_expanded, rows(ROWS, widths.rank), rows(widths.hidden, widths.rank), y)
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, False)
     for other in (x, None):  # with the residual stream beside it and without
@@ -94,15 +88,15 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
     rows = partial(_rows, widths, segments.device)
     for backward in (attention_backward.queries_backward, attention_backward.keys_backward):
         yield partial(_attention_backward, widths, segments, backward)
-    _, *draw = _undropped(segments.device)
-    drawn = (0.5 if widths.dropout else 0.0, *draw)
+    p, seed = 0.5 if widths.dropout else 0.0, _seed(segments.device)
     x, dy = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
         t, A = rows(ROWS, members * widths.rank), rows(members * widths.rank, widths.hidden)
-        yield partial(input_side.input_gradients, t, x, A, *drawn)
+        yield partial(input_side.input_gradients, t, x, A, p, seed)
         if widths.dropout:
-            yield partial(input_side.project, x, A, 0.5, *drawn)
+            yield partial(input_side.project, x, A, 0.5, p, seed)
     B, xA = rows(widths.hidden, widths.rank), rows(ROWS, widths.rank)
+    yield partial(output_side.add_expanded, xA, B, dy, seed)
     yield partial(output_side.output_gradients, dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, True)
@@ -113,9 +107,9 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
     yield partial(gated.gated_backward, rows(ROWS, widths.inner), gate, up, "silu")
 
 
-def _undropped(device: torch.device) -> tuple[float, Tensor, int]:
-    """Chance, seed and salt of a pass without dropout, as layers hand them over: the seed's type counts even if it is not read."""
-    return 0.0, torch.zeros(1, dtype=torch.int64, device=device), 1
+def _seed(device: torch.device) -> Tensor:
+    """As layers hand it over, even to a pass without dropout: its type counts also where it is not read."""
+    return torch.zeros(1, dtype=torch.int64, device=device)
 
 
 def _rows(widths: Widths, device: torch.device, *shape: int) -> Tensor:
