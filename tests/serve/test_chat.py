@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import socket
+import threading
 from typing import Any
 
 import openai
@@ -123,13 +124,22 @@ def test_control_tokens_that_are_typed_stay_text(live, session):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_ends_its_answer(serve, endless, stream):
+    going_on = threading.Event()
+    going_on.set()
+    embedding = endless.model.get_input_embeddings()
+    held = embedding.register_forward_pre_hook(lambda module, given: None if going_on.wait(30) else None)
     with serve(endless, Limits(slots=1)) as live, live.client() as client:
         leaving = send_raw(live, question(max_tokens=200, stream=stream))
         while "tunesmith_living 1" not in client.get("/metrics").text:
             pass
+        going_on.clear()  # the next token waits until the server has noticed
         leaving.close()
-        while live.service.open or live.service.worker.living:
+        while live.service.open:
             client.get("/health")
+        going_on.set()
+        while live.service.worker.living:
+            client.get("/health")
+        held.remove()
         assert live.service.metrics.answers["tuned", "left"] == 1
         assert live.service.metrics.answer_tokens["tuned"] < 190
         assert live.chat(client, max_tokens=2).status_code == 200

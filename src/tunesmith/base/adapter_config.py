@@ -107,7 +107,10 @@ def read_adapter_config(folder: Path, rank: int) -> Any:
     largest = max([taken.get("r", 0), *taken.get("rank_pattern", {}).values()])
     if largest > rank:
         raise AdapterError(f"{path} tells of rank {largest}, and its tensors are of rank {rank}.", "Copy the adapter again.")
-    return LoraConfig(task_type="CAUSAL_LM", **taken)
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **taken)
+    except (TypeError, ValueError) as error:  # settings that exclude one another
+        raise AdapterError(f"{path} holds settings that peft refuses: {_short(str(error))}.", "Copy the adapter again.") from error
 
 
 def rank_of(tensors: Mapping[str, Any]) -> int:

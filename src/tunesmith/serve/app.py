@@ -159,7 +159,8 @@ async def _whole(talk: Talk) -> Completion:
     try:
         async for piece in talk.answer.pieces():
             text += piece.text
-            talk.end = finish = piece.finish or finish
+            finish = piece.finish or finish
+        talk.end = finish
     except AnswerError:
         talk.end = "failed"
         raise
