@@ -127,7 +127,7 @@ def test_a_client_that_goes_away_ends_its_answer(serve, endless, stream):
     going_on = threading.Event()
     going_on.set()
     embedding = endless.model.get_input_embeddings()
-    held = embedding.register_forward_pre_hook(lambda module, given: None if going_on.wait(30) else None)
+    held = embedding.register_forward_pre_hook(lambda module, given: going_on.wait(30) and None)
     with serve(endless, Limits(slots=1)) as live, live.client() as client:
         leaving = send_raw(live, question(max_tokens=200, stream=stream))
         while "tunesmith_living 1" not in client.get("/metrics").text:
