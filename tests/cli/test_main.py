@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tunesmith
 from tunesmith.cli.main import COMMANDS, main
@@ -81,6 +82,18 @@ def test_an_interruption_is_exit_code_130(
     monkeypatch.setattr("tunesmith.cli.chat_model.open_partner", interrupted)
     assert main(["chat", str(tmp_path)]) == 130
     assert "Stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_memory_that_runs_out_is_one_paragraph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def full(*arguments: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("tunesmith.cli.chat_model.open_partner", full)
+    assert main(["chat", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: The memory of this machine ran out.")
 
 
 # ---- the whole job

@@ -146,15 +146,27 @@ def test_the_error_says_what_the_template_did_and_what_to_do() -> None:
         render_text(fake(GREEDY["nested loops"]), ASKED, True)
 
 
-def test_a_template_that_overdrew_is_not_run_again() -> None:
+def test_a_template_that_overdrew_is_not_run_again_on_as_much() -> None:
     template = "{% if messages | length > 1 %}" + GREEDY["nested loops"] + "{% endif %}a{# again #}"
     assert render(template, ASKED) == "a"
     with pytest.raises(Overdrawn):
         render(template, TALK)
     begun = time.perf_counter()
     with pytest.raises(Overdrawn):
-        render(template, ASKED)
+        render(template, TALK)
     assert time.perf_counter() - begun < 0.1
+    assert render(template, ASKED) == "a"
+
+
+def test_a_conversation_that_is_too_much_for_a_template_is_no_reason_to_refuse_a_short_one() -> None:
+    """Some templates write all they have written once more at every turn."""
+    again = "{%- set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = ns.all + m.content %}{% endfor %}{{ ns.all }}"
+    long = [{"role": "system", "content": "x" * 100}] * 2000
+    with pytest.raises(Overdrawn):
+        render(again, long)
+    assert render(again, long[:3]) == "x" * 300
+    with pytest.raises(Overdrawn):
+        render(again, long)
 
 
 def test_a_long_conversation_may_cost_more() -> None:

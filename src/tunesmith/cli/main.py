@@ -6,7 +6,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import MachineError, TunesmithError
 from tunesmith.training.interrupt import exit_code, terminable
 
 COMMANDS = {
@@ -54,6 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `tunesmith … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (MemoryError, RuntimeError) as error:  # torch is not imported here, so its error is known by its name
+        if debug or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+            raise
+        _complain(MachineError("The memory of this machine ran out.", "Ask for less at once, or end what else uses it."))
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:

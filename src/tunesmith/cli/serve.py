@@ -93,7 +93,7 @@ def _announce(service: "Service", host: str, port: int, has_key: bool, run: str)
         "key": "required: Authorization: Bearer …" if has_key else "none; clients may send any",
         "at a time": f"{limits.slots} answers of each model, {limits.queue} waiting; "
         f"{service.context:,} tokens with the prompt, {limits.answer:,} an answer",
-        "for more": f"tunesmith serve {run} --print vllm",
+        "for more": f"tunesmith serve {shlex.quote(str(run))} --print vllm",
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     for title, value in rows.items():

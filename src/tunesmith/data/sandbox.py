@@ -6,6 +6,7 @@ turn of a loop, every call and every character that is made is paid for out of a
 What would make much out of little (``'a' * 10**10``) is paid before it is done. A template that overdraws is not run again.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, wraps
@@ -182,7 +183,9 @@ def _compiled(source: str) -> Any:
     return Sandbox().template(source)
 
 
-_overdrew: set[str] = set()
+_overdrew: dict[str, int] = {}
+"""Templates that spent their budget, and the characters of the shortest conversation on which they did. A longer one is not tried;
+a shorter one may be within it, as for a template that goes through all it wrote at every turn."""
 
 
 def render(source: str, messages: Sequence[dict[str, Any]], tools: Any = None, **variables: Any) -> str:
@@ -191,13 +194,14 @@ def render(source: str, messages: Sequence[dict[str, Any]], tools: Any = None, *
     Raises:
         Overdrawn: it spent its budget, now or before. TemplateError and what Python raises: it fails on these messages.
     """
-    if source in _overdrew:
+    size = characters(messages) + characters(tools)
+    if size >= _overdrew.get(source, sys.maxsize):
         raise Overdrawn
-    budget().open(characters(messages) + characters(tools))
+    budget().open(size)
     try:
         text: str = _compiled(source).render(messages=messages, tools=tools, documents=None, **variables)
     except Overdrawn:
-        _overdrew.add(source)
+        _overdrew[source] = size
         raise
     return text
 

@@ -88,12 +88,9 @@ def _transformers(adapter: Shipped) -> Runtime:
 
 
 def _vllm(adapter: Shipped) -> Runtime:
-    rank = _rank(adapter.config)
-    lacks = [*_special(adapter.config), *_patterns(adapter.config)]
-    if rank > VLLM_RANKS[-1]:
-        lacks.append(f"rank {rank} is more than the {VLLM_RANKS[-1]} it can hold")
+    rank, lacks = rank_of(adapter.config), not_for_vllm(adapter.config)
     if lacks:
-        return Runtime("vLLM", False, f"{_list(lacks)}; merge it (tunesmith merge) and serve the merged model", ())
+        return Runtime("vLLM", False, f"{listed(lacks)}; merge it (tunesmith merge) and serve the merged model", ())
     room = f" --max-lora-rank {next(r for r in VLLM_RANKS if r >= rank)}" if rank > VLLM_RANK else ""
     base = shlex.quote(adapter.base or adapter.base_name)
     module = shlex.quote(f"{adapter.name}={adapter.where}")
@@ -105,7 +102,7 @@ def _llama_cpp(adapter: Shipped) -> Runtime:
     lacks = _no_gguf(adapter)
     if lacks:
         whole = (*get, f"tunesmith export {_here(adapter)} {file}", f"llama-cli -m {file}") if adapter.gguf else ()
-        return Runtime("llama.cpp", False, f"{_list(lacks)}; {_whole_model(adapter)}", whole)
+        return Runtime("llama.cpp", False, f"{listed(lacks)}; {_whole_model(adapter)}", whole)
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
     return Runtime("llama.cpp", True, "over a GGUF file of the base", (*get, made, f"llama-cli -m BASE.gguf --lora {file}"))
 
@@ -115,14 +112,20 @@ def _ollama(adapter: Shipped) -> Runtime:
     if adapter.gguf:
         made = f"tunesmith export {_here(adapter)} {file} --ollama"
         loads = not _no_gguf(adapter)
-        why = "as one model with its base" if loads else f"{_list(_no_gguf(adapter))}; as one model it does"
+        why = "as one model with its base" if loads else f"{listed(_no_gguf(adapter))}; as one model it does"
         return Runtime("Ollama", loads, why, (*get, made, f"ollama create {name} -f Modelfile"))
     lacks = _no_gguf(adapter)
     if lacks:
-        return Runtime("Ollama", False, f"{_list(lacks)}; {_whole_model(adapter)}", ())
+        return Runtime("Ollama", False, f"{listed(lacks)}; {_whole_model(adapter)}", ())
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
     written = f"printf 'FROM ./BASE.gguf\\nADAPTER ./%s\\n' {file} > Modelfile"
     return Runtime("Ollama", True, "over a GGUF file of the base", (*get, made, written, f"ollama create {name} -f Modelfile"))
+
+
+def not_for_vllm(config: dict[str, Any]) -> list[str]:
+    """Why vLLM cannot put an adapter of this config on its base itself."""
+    rank, lacks = rank_of(config), [*_special(config), *_patterns(config)]
+    return [*lacks, f"rank {rank} is more than the {VLLM_RANKS[-1]} it can hold"] if rank > VLLM_RANKS[-1] else lacks
 
 
 def _own_copy(adapter: Shipped) -> str:
@@ -176,10 +179,12 @@ def _patterns(config: dict[str, Any]) -> list[str]:
     return ["layers of different rank or scale"] if config.get("alpha_pattern") or config.get("rank_pattern") else []
 
 
-def _rank(config: dict[str, Any]) -> int:
+def rank_of(config: dict[str, Any]) -> int:
+    """The rank of its matrices."""
     rank = config.get("r")
     return rank if isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 else 8
 
 
-def _list(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """With commas."""
     return ", ".join(items)

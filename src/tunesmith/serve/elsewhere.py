@@ -1,17 +1,13 @@
 """The commands that serve the same run with other servers, for more users than this one is for."""
 
-import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 from tunesmith.api import load
 from tunesmith.base.catalog import gguf_file
-from tunesmith.errors import AdapterError
+from tunesmith.export.runtimes import VLLM_RANKS, listed, not_for_vllm, rank_of, read_config
 from tunesmith.open_run import recipe_of
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank can be."""
 SERVERS = ("vllm", "llama.cpp", "ollama")
 
 
@@ -35,19 +31,20 @@ def commands(run: str | Path, server: str, port: int = 8000) -> list[str]:
 
 
 def _vllm(folder: Path, name: str, port: int) -> list[str]:
-    config = _config(folder)
+    config = read_config(folder)
     base = recipe_of(folder).model_name_or_path
-    why = _not_for_vllm(config, base)
+    gguf = ["the base is a GGUF file"] if gguf_file(base) else []
+    why = listed([*gguf, *not_for_vllm(config)])
     listening = ["--host", "127.0.0.1", "--port", str(port)]
     if why:
         merged = f"{name}-merged"
         return [
-            f"# {why}: merged into one model",
+            f"# vLLM cannot put this adapter on its base ({why}): merged into one model",
             shlex.join(["tunesmith", "merge", str(folder), merged]),
             shlex.join(["vllm", "serve", merged, "--served-model-name", name, *listening]),
         ]
-    model, _, revision = base.partition("@")
-    rank = next((rank for rank in RANKS if rank >= _rank(config)), RANKS[-1])
+    model, _, revision = (base, "", "") if Path(base).expanduser().exists() else base.partition("@")
+    rank = next(rank for rank in VLLM_RANKS if rank >= rank_of(config))
     template = folder / "chat_template.jinja"
     options = [
         *(["--revision", revision] if revision else []),
@@ -60,19 +57,6 @@ def _vllm(folder: Path, name: str, port: int) -> list[str]:
     if _is_4bit(folder):
         lines.insert(0, "# --quantization bitsandbytes: the base in 4 bits, as it was trained with")
     return lines
-
-
-def _not_for_vllm(config: dict[str, Any], base: str) -> str | None:
-    """Why vLLM cannot put this adapter on its base itself, or None."""
-    if gguf_file(base):
-        return "The base is a GGUF file, which vLLM takes no adapter on"
-    if config.get("use_dora"):
-        return "vLLM knows no DoRA"
-    if config.get("modules_to_save") or config.get("bias", "none") != "none":
-        return "vLLM knows no trained biases or whole modules in an adapter"
-    if _rank(config) > RANKS[-1]:
-        return f"vLLM takes ranks up to {RANKS[-1]}"
-    return None
 
 
 def _llama_cpp(folder: Path, name: str, port: int) -> list[str]:
@@ -97,19 +81,6 @@ def _exported(folder: Path, file: str, ollama: bool) -> list[str]:
         shlex.join(["python", "llama.cpp/convert_hf_to_gguf.py", merged, "--outfile", file]),
     ]
     return [*lines, f"echo 'FROM ./{file}' > Modelfile"] if ollama else lines
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder}/adapter_config.json cannot be read.", "Restore it, or train anew.") from error
-    return config if isinstance(config, dict) else {}
-
-
-def _rank(config: dict[str, Any]) -> int:
-    ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
-    return max(rank for rank in ranks if isinstance(rank, int))
 
 
 def _is_4bit(folder: Path) -> bool:

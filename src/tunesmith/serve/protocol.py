@@ -200,6 +200,6 @@ class ErrorBody(BaseModel):
 
 
 class Health(BaseModel):
-    """status: ok, or failed once no more answers can be given."""
+    """status: ok; a server that can give no more answers says so as an error."""
 
-    status: Literal["ok", "failed"]
+    status: Literal["ok"]

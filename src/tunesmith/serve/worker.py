@@ -84,11 +84,11 @@ class _Side:
 
     def step(self) -> None:
         """One more token for every answer that somebody waits for."""
-        for key in [key for key, answer in self.answers.items() if answer.gone]:
-            self._end(key)
-        if self._decoder is None or not self.answers:
-            return
         try:
+            for key in [key for key, answer in self.answers.items() if answer.gone]:
+                self._end(key)
+            if self._decoder is None or not self.answers:
+                return
             tokens = self._decoder.step()
             living = set(self._decoder.living)
             for key, token in tokens.items():
