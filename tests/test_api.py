@@ -63,6 +63,19 @@ def test_the_saved_recipe_is_complete_and_accepted_back(run, tmp_path):
     assert [m["loss"] for m in again.metrics[:1]] == first
 
 
+@pytest.mark.parametrize("named", ["rows.jsonl", "*.jsonl", "rows.jsonl,more.jsonl"])
+def test_rows_named_from_where_one_stands_are_found_from_anywhere(tiny_model_folder, data, tmp_path, monkeypatch, named):
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("rows.jsonl", "more.jsonl")[: 1 + ("more" in named)]:
+        (here / name).write_text(data.read_text())
+    monkeypatch.chdir(here)
+    settings = {"output_dir": str(tmp_path / "run"), "max_steps": 1, "val_size": 2, "max_length": 64}
+    run = ts.train(str(tiny_model_folder), named, **settings)
+    monkeypatch.chdir(tmp_path)
+    assert len(run.compare(suites=False).rows) == 2
+
+
 def test_the_report_is_self_contained_and_escapes_what_it_shows(run):
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     tags: list[str] = []

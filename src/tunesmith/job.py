@@ -17,12 +17,15 @@ from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.cache import Cache
 from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.loader import Loader, computed_tokens, default_batch_size, default_split
+from tunesmith.data.mixture import names_of
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Renderer
+from tunesmith.data.sources import absolute_name
 from tunesmith.errors import RecipeError, RunError
 from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.facts import reset_peak
 from tunesmith.kernels.segments import Segments
+from tunesmith.mixed_data import mixture_name
 from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.plan.way import Way
@@ -113,8 +116,18 @@ def _resolve(recipe: Recipe, shape: Shape, data: Dataset) -> Recipe:
             "gradient_accumulation_steps": accumulation,
             "output_dir": recipe.output_dir or str(_free_folder(recipe)),
             "model_name_or_path": _absolute(recipe.model_name_or_path),
+            **_absolute_data(recipe),
         }
     )
+
+
+def _absolute_data(recipe: Recipe) -> dict[str, Any]:
+    """Where rows come from, as seen from anywhere."""
+    held_out = {"eval_dataset": absolute_name(recipe.eval_dataset) if recipe.eval_dataset else recipe.eval_dataset}
+    if recipe.datasets is None:
+        return {**held_out, "dataset_name": ",".join(map(absolute_name, names_of(recipe.dataset_name)))}
+    entries = [entry.model_copy(update={"path": absolute_name(entry.path)}) for entry in recipe.datasets]
+    return {**held_out, "datasets": entries, "dataset_name": mixture_name(entries)}
 
 
 def _absolute(reference: str) -> str:

@@ -67,10 +67,10 @@ def parts_of(recipe: Recipe) -> list[Part]:
         "messages": recipe.messages, "prompt": recipe.prompt, "completion": recipe.completion, "system": recipe.system,
         "text": recipe.text, "tools": recipe.tools, "format": recipe.dataset_format,
     }  # fmt: skip
-    return [Part(name, recipe.dataset_split, recipe.dataset_config, 1.0, named) for name in _names(recipe.dataset_name)]
+    return [Part(name, recipe.dataset_split, recipe.dataset_config, 1.0, named) for name in names_of(recipe.dataset_name)]
 
 
-def _names(name: str) -> list[str]:
+def names_of(name: str) -> list[str]:
     """One name, or several with commas between them."""
     names = [part.strip() for part in name.split(",")]
     return [name] if len(names) == 1 or Path(name).expanduser().exists() else [part for part in names if part]

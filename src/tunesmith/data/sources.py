@@ -13,7 +13,7 @@ from tunesmith.data.row import Row
 from tunesmith.data.text_files import text_rows
 from tunesmith.errors import DataError, nearest
 
-__all__ = ["BUNDLED", "BUNDLED_COLUMNS", "Row", "is_bundled", "iter_rows", "load_rows"]
+__all__ = ["BUNDLED", "BUNDLED_COLUMNS", "Row", "absolute_name", "is_bundled", "iter_rows", "load_rows"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_COLUMNS = {"yoda": ("sentence", "translation_extra")}
@@ -55,6 +55,16 @@ def iter_rows(
 def is_bundled(name: str) -> bool:
     """Whether the name means bundled data: a file or folder of that name here goes before it."""
     return name in BUNDLED_COLUMNS and not Path(name).exists()
+
+
+def absolute_name(name: str) -> str:
+    """The same rows by a name that means them from any folder; bundled data and hub ids as they are."""
+    path = Path(name).expanduser()
+    if is_bundled(name):
+        return name
+    if _kind(path):
+        return str(path.resolve())
+    return str(path.parent.resolve() / path.name) if _matches(path) else name
 
 
 def _rows_of(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[Row]:
