@@ -27,7 +27,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 STREAMED = {
     "description": "The answer; with stream: true, as events",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},  # of each event
 }
 
 
