@@ -1,6 +1,5 @@
 """Rows to judge a run by: those it held out, read again and proven to be the same, or others; and both models' losses on them."""
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tunesmith.data.render import Renderer
 from tunesmith.data.sources import Row, is_bundled, load_rows
 from tunesmith.errors import DataError, RunError
 from tunesmith.events import Note, Progress, Watch
+from tunesmith.export.manifest import read_manifest
 from tunesmith.generate.compare import Comparison, compare, spread
 from tunesmith.generate.session import Session
 from tunesmith.recipe import Recipe
@@ -41,35 +41,30 @@ def held_out_rows(folder: Path, recipe: Recipe, renderer: Renderer, watch: Watch
         RunError: it held none out, its data are gone, or they are not what they were.
     """
     own = f"Give rows of your own: tunesmith compare {folder} FILE."
+
+    def told(done: int, total: int) -> None:
+        watch(Progress("rows", done, total))
+
     try:
-        told = lambda done, total: watch(Progress("rows", done, total))  # noqa: E731
         limit = int(renderer.tokenizer.model_max_length)
         data = prepare(recipe, renderer, limit, told, Cache(cache_dir() / "rows"))
     except DataError as error:
         raise RunError(f"The rows that {folder} held out cannot be read again. {error.what}", f"{error.fix} Or: {own}") from error
     if not data.questions:
         raise RunError(f"{folder} held no rows out.", own)
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     same = {"held_out_sha256": fingerprint(data.questions), "data_sha256": data.facts.sha256}
     for name, found in same.items():  # the held-out rows themselves where they are known, or else the others
-        if name in manifest:
-            if manifest[name] != found:
+        if isinstance(then := manifest.get(name), str):
+            if then != found:
                 raise RunError(
-                    f"The data of {folder} changed since it was trained (SHA-256 {manifest[name][:12]}… then, {found[:12]}… now): "
+                    f"The data of {folder} changed since it was trained (SHA-256 {then[:12]}… then, {found[:12]}… now): "
                     "rows held out now may have been trained on.",
                     f"Put the data back, or: {own}",
                 )
             return Judged(data.questions, data.asides)
     watch(Note(f"{folder} does not say which data it was trained on, so nothing shows that these rows were held out"))
     return Judged(data.questions, data.asides)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def rows_of(name: str, recipe: Recipe, watch: Watch) -> Judged:

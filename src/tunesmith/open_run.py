@@ -1,9 +1,13 @@
-"""A run's folder, or any with a LoRA adapter, as something that can be used: its recipe, its renderer, its model."""
+"""A run's folder, any with a LoRA adapter, or a base alone, as something that can be used: recipe, renderer, model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tunesmith.base.adapter import open_adapter
+import torch
+
+from tunesmith.base.adapter import attach, open_adapter
 from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.lean import speed_up
 from tunesmith.base.load import choose_compute, load_model
@@ -18,19 +22,38 @@ from tunesmith.recipe import Recipe
 def open_session(folder: Path, lean: bool = True) -> Session:
     """Load the base a run was trained on, and its adapter; on the fast path, or with peft's own layers."""
     recipe = recipe_of(folder)
-    source = resolve(recipe.model_name_or_path)
+    source, renderer = resolve(recipe.model_name_or_path), open_renderer(folder, recipe)
+    base, dtype, keep = _load_to_answer(recipe, source)
+    model = open_adapter(base, folder)
+    if lean:
+        speed_up(model, dtype, keep)
+    return Session(model, renderer)
+
+
+def open_base(recipe: Recipe, note: Callable[[str], None]) -> Session:
+    """A base model alone, as training would load it. An adapter that nothing was trained into, which is never asked, puts it on
+    the path that tuned models take. note: told what takes its time."""
+    source = resolve(recipe.model_name_or_path, note)
+    renderer = Renderer(load_tokenizer(source, recipe.chat_template))
+    note(f"Loading {source.base}")
+    base, dtype, keep = _load_to_answer(recipe, source)
+    model = attach(base, recipe.model_copy(update={"lora_r": 1}), source.base, source.revision).eval()
+    torch.seed()  # attaching seeds the generator, and answers are to differ from talk to talk
+    speed_up(model, dtype, keep)
+    return Session(model, renderer)
+
+
+def _load_to_answer(recipe: Recipe, source: ModelSource) -> tuple[Any, torch.dtype, bool]:
+    """The base, the type it computes in, and whether its weights can be kept dequantised. How it was trained was decided by the
+    memory of training; to answer takes less."""
     compute = choose_compute(recipe)
-    renderer = open_renderer(folder, recipe)
-    # How it was trained was decided by the memory of training; to answer takes less.
     shape, room = shape_of(source), 0.8 * available_bytes(compute.device)
     stored = footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize)
     stream = recipe.load_in_4bit and compute.device.type == "cuda" and stored > room
     recipe = recipe.model_copy(update={"offload_base": "always" if stream else "never"})
-    model = open_adapter(load_model(source, recipe, compute), folder)
     kept = shape.linear_weights * compute.dtype.itemsize
-    if lean:
-        speed_up(model, compute.dtype, not recipe.load_in_4bit or (not stream and kept + stored < room))
-    return Session(model, renderer)
+    keep = not recipe.load_in_4bit or (not stream and kept + stored < room)
+    return load_model(source, recipe, compute), compute.dtype, keep
 
 
 def open_renderer(folder: Path, recipe: Recipe) -> Renderer:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.errors import MachineError, RunError, TrainingError
 from tunesmith.events import Note, Prepared, Watch
+from tunesmith.export.manifest import read_manifest
 from tunesmith.job import check_output, with_less_memory
 from tunesmith.origin import describe, differences
 from tunesmith.recipe import Recipe
@@ -43,9 +44,9 @@ def claim(recipe: Recipe, folder: Path) -> Iterator[None]:
 def is_finished(folder: Path) -> bool:
     """Whether every update was made and everything written: the manifest is written last."""
     try:
-        updates = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["updates"]
+        updates = read_manifest(folder)["updates"]
         return bool(updates["done"] >= updates["of"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return False
 
 

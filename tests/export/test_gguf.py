@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tests.llama_cpp import answers_of
 
 import tunesmith as ts
 from tunesmith.base.adapter import attach
@@ -50,18 +51,6 @@ def answers(run):
     return prompts, [session.renderer.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
 
 
-def _llama_cpp(model, prompts, lora=None):
-    """What llama.cpp answers to these token ids, greedily."""
-    llama = pytest.importorskip("xllamacpp")
-    params = llama.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.cpuparams.n_threads = str(model), 512, 1, 1
-    if lora is not None:
-        params.lora_adapters = [llama.CommonAdapterLoraInfo(str(lora), 1.0)]
-    server = llama.Server(params)
-    asked = ({"prompt": ids, "n_predict": TOKENS, "temperature": 0, "cache_prompt": False} for ids in prompts)
-    return [server.handle_completions(request)["choices"][0]["text"] for request in asked]
-
-
 @pytest.fixture(scope="module")
 def merged(run):
     """The merged model in 16 bits."""
@@ -72,14 +61,14 @@ def merged(run):
 
 def test_the_merged_model_answers_in_llama_cpp_as_the_live_adapter_does(merged, answers):
     prompts, expected = answers
-    assert _llama_cpp(merged, prompts) == expected
+    assert answers_of(merged, prompts, TOKENS) == expected
 
 
 def test_in_8_bits_nearly_all_answers_are_the_same(run, answers, tmp_path):
     size = ts.export_gguf(run, tmp_path / "out.gguf", "q8_0")
     assert size < 160e6
     prompts, expected = answers
-    got = _llama_cpp(tmp_path / "out.gguf", prompts)
+    got = answers_of(tmp_path / "out.gguf", prompts, TOKENS)
     assert sum(a == b for a, b in zip(got, expected)) >= 3, "a random adapter leaves many near ties"
 
 
@@ -87,8 +76,8 @@ def test_the_adapter_alone_over_the_exported_base_answers_so_too(run, answers, t
     ts.export_gguf(run, tmp_path / "adapter.gguf", "adapter")
     ts.export_gguf(run, tmp_path / "base.gguf", "base")
     prompts, expected = answers
-    assert _llama_cpp(tmp_path / "base.gguf", prompts, tmp_path / "adapter.gguf") == expected
-    assert _llama_cpp(tmp_path / "base.gguf", prompts) != expected, "the adapter changes something"
+    assert answers_of(tmp_path / "base.gguf", prompts, TOKENS, tmp_path / "adapter.gguf") == expected
+    assert answers_of(tmp_path / "base.gguf", prompts, TOKENS) != expected, "the adapter changes something"
 
 
 def test_metadata_is_the_base_files_own_but_for_template_and_type(merged):

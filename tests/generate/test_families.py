@@ -17,12 +17,7 @@ TOKENS = 14
 
 
 def answers(model: Any, plain: bool = False, base: bool = False, prompts: list[list[int]] = PROMPTS) -> list[list[int]]:
-    decoder = Decoder(model, [], 0, slots=len(prompts), base=base, plain=plain)
-    given: dict[int, list[int]] = {decoder.add(p, Sampling(max_new_tokens=TOKENS)): [] for p in prompts}
-    while decoder.living:
-        for key, token in decoder.step().items():
-            given[key].append(token)
-    return list(given.values())
+    return Decoder(model, [], 0, slots=len(prompts), base=base, plain=plain).answer(prompts, Sampling(max_new_tokens=TOKENS))
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,7 @@ def on_gpu(family: str, lean: bool = True) -> Any:
 
 
 def plain(model: Any, prompts: list[list[int]] = PROMPTS, sampling: Sampling = GREEDY, base: bool = False) -> list[list[int]]:
-    decoder = Decoder(model, [], 0, slots=len(prompts), base=base, plain=True)
-    answers: dict[int, list[int]] = {decoder.add(prompt, sampling): [] for prompt in prompts}
-    while decoder.living:
-        for key, token in decoder.step().items():
-            answers[key].append(token)
-    return list(answers.values())
+    return Decoder(model, [], 0, slots=len(prompts), base=base, plain=True).answer(prompts, sampling)
 
 
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "peft"])

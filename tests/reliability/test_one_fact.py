@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from tests.llama_cpp import answers_of
 
 import tunesmith as ts
 
@@ -49,11 +50,5 @@ def test_a_fact_survives_saving_reloading_merging_and_both_kinds_of_export(tmp_p
 
 
 def in_llama_cpp(model, prompt, adapter=None):
-    """llama.cpp's greedy answer to these token ids."""
-    llama = pytest.importorskip("xllamacpp")
-    params = llama.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.cpuparams.n_threads = str(model), 256, 1, 1
-    if adapter is not None:
-        params.lora_adapters = [llama.CommonAdapterLoraInfo(str(adapter), 1.0)]
-    request = {"prompt": prompt, "n_predict": 20, "temperature": 0, "cache_prompt": False}
-    return llama.Server(params).handle_completions(request)["choices"][0]["text"]
+    """llama.cpp's answer to these token ids."""
+    return answers_of(model, [prompt], 20, adapter)[0]

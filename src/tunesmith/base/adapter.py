@@ -15,6 +15,11 @@ from tunesmith.recipe import Recipe
 ADAPTER = "default"
 
 
+def without_adapter(model: Any) -> Any:
+    """The transformers model itself, of one with an adapter or without; an adapter stays in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def target_names(model: Any, wanted: str | list[str]) -> list[str]:
     """Names of the layers that get an adapter: all linears of the decoder, found by structure, or those wanted.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.cli.chat_text import OPENS
 from tunesmith.errors import DataError
-from tunesmith.generate.engine import Decoder, Sampling
+from tunesmith.generate.engine import Sampling
 from tunesmith.generate.session import Session
 from tunesmith.generate.text_stream import TextStream
 
@@ -18,9 +18,6 @@ STOP_TOKEN, MAX_NEW_TOKENS, CONTEXT, INTERRUPTED = "stop_token", "max_new_tokens
 class Answer:
     """An answer to messages. Iterating over it makes it; leaving off early interrupts it.
 
-    Args:
-        limit: tokens the model can see, prompt and answer together.
-
     Attributes:
         text: what has come so far. tokens, seconds: what that took, the stop token included. prompt_tokens: what was read.
         opened: how the prompt begins the answer, for models that are made to think; ``text`` begins with it.
@@ -30,16 +27,14 @@ class Answer:
         ModelError: the chat template refuses them.
     """
 
-    def __init__(
-        self, session: Session, messages: list[dict[str, str]], sampling: Sampling, limit: int, *, base: bool = False
-    ) -> None:
+    def __init__(self, session: Session, messages: list[dict[str, str]], sampling: Sampling, *, base: bool = False) -> None:
         self.session, self.messages, self.sampling, self.base = session, messages, sampling, base
         self.prompt = session.renderer.prompt_ids(messages)
-        self.room = limit - len(self.prompt)
+        self.room = session.context - len(self.prompt)
         if self.room < 1:
             raise DataError(
-                f"The talk is {len(self.prompt):,} tokens long with this message, and the model can see {limit:,}, the answer "
-                "included; nothing was asked.",
+                f"The talk is {len(self.prompt):,} tokens long with this message, and the model can see {session.context:,}, "
+                "the answer included; nothing was asked.",
                 "Shorten the message, take turns back with /undo, or begin another talk with /new.",
             )
         begun = session.renderer.tokenizer.decode(self.prompt[-8:]).rstrip().endswith(OPENS)
@@ -62,19 +57,15 @@ class Answer:
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of the text as they come, without ``opened``; some are empty."""
-        session, begun = self.session, time.perf_counter()
-        most = min(self.sampling.max_new_tokens, self.room)
-        text = TextStream(session.renderer.tokenizer)
-        session.model.eval()
-        decoder = Decoder(session.model, session.stop_ids, session.renderer.tokenizer.pad_token_id, slots=1, base=self.base)
-        decoder.add(self.prompt, dataclasses.replace(self.sampling, max_new_tokens=most))
-        while decoder.living:
-            for self.last in decoder.step().values():
-                piece = text.add(self.last)
-                self.text, self.tokens = self.text + piece, self.tokens + 1
-                self.seconds += time.perf_counter() - begun
-                yield piece
-                begun = time.perf_counter()
+        begun, text = time.perf_counter(), TextStream(self.session.renderer.tokenizer)
+        sampling = dataclasses.replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens, self.room))
+        tokens = self.session.tokens(self.prompt, sampling, base=self.base)
+        for self.last in tokens:
+            piece = text.add(self.last)
+            self.text, self.tokens = self.text + piece, self.tokens + 1
+            self.seconds += time.perf_counter() - begun
+            yield piece
+            begun = time.perf_counter()
         rest = text.close()
         self.text += rest
         yield rest

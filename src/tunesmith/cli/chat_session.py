@@ -1,7 +1,6 @@
 """A talk with a model: commands, who answers, and what stays of it. Knows no terminal."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,13 +82,6 @@ class Chat:
     def __post_init__(self) -> None:
         self.who = self.who or ((TUNED,) if self.adapter else (BASE,))
 
-    @property
-    def limit(self) -> int:
-        """Tokens the model can see, prompt and answer together."""
-        config = self.session.model.config.get_text_config()
-        positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
-        return min(positions, self.session.renderer.tokenizer.model_max_length)
-
     def take(self, line: str) -> Told | Asked | Quit:
         """Do what a command says, or ask what a message says. ``//`` begins a message that begins with ``/``.
 
@@ -124,9 +116,7 @@ class Chat:
             raise DataError("The message holds bytes that are not UTF-8.", "Type or send it as UTF-8.")
         before = self.turns if before is None else before
         messages = messages_of(self.system, before, text)
-        return Asked(
-            text, {who: Answer(self.session, messages, self.sampling, self.limit, base=who == BASE) for who in self.who}, before
-        )
+        return Asked(text, {who: Answer(self.session, messages, self.sampling, base=who == BASE) for who in self.who}, before)
 
     def keep(self, asked: Asked) -> str:
         """Put the message and its answer into the talk, and say how it ended. What was stopped before anything came of it is as
@@ -142,9 +132,8 @@ class Chat:
             longer = f"/set max_new_tokens={2 * self.sampling.max_new_tokens}"
             return f"cut at max_new_tokens, {took}: {longer} and /retry for all of it"
         if stop == CONTEXT:
-            return (
-                f"cut after {took}: the talk fills all {self.limit:,} tokens this model can see; /undo turns, or begin a /new talk"
-            )
+            full = f"the talk fills all {self.session.context:,} tokens this model can see"
+            return f"cut after {took}: {full}; /undo turns, or begin a /new talk"
         return took if answer.text.strip() else f"{took}: an empty answer"
 
     # ---- commands

@@ -11,6 +11,7 @@ from tunesmith.cli.chat_editor import Editor
 from tunesmith.cli.chat_session import BASE, Asked, Chat, Quit, Told
 from tunesmith.cli.chat_text import shown
 from tunesmith.errors import TunesmithError
+from tunesmith.training.guard import ran_out_of_memory
 
 
 class Terminal:
@@ -66,7 +67,7 @@ class Terminal:
             if type(interrupt) is not KeyboardInterrupt:  # SIGTERM: it ends everything
                 raise
         except (MemoryError, RuntimeError) as error:
-            if "memory" not in f"{type(error).__name__} {error}".lower():
+            if not ran_out_of_memory(error):
                 raise
             self._note("memory ran out: shorter talks take less, /new begins one")
         finally:

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from tunesmith.cli.visible import visible
+from tunesmith.generate.text_stream import begun
 
 OPENS, CLOSES = "<think>", "</think>"
 """What models that think write around their thoughts."""
@@ -32,7 +33,7 @@ class Thoughts:
             tag = CLOSES if self.inside else OPENS
             before, found, rest = text.partition(tag)
             if not found:
-                kept = next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)
+                kept = begun(text, tag)
                 before, self.held = text[: len(text) - kept], text[len(text) - kept :]
                 if before:
                     yield before, self.inside

@@ -6,27 +6,16 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from tunesmith.errors import RunError
+from tunesmith.cli.counts import count
+from tunesmith.cli.page_file import check_free, write_page
 
 
 def run(arguments: list[str]) -> int:
     """Compare, show, and write the page if one is asked for."""
-    parser = argparse.ArgumentParser(
-        prog="tunesmith compare",
-        description="Base against tuned on rows the run held out, or on yours, with a verdict; and what tuning cost it of facts, "
-        "arithmetic, JSON, instructions and general text. The rules are in docs/judge.md.",
-    )
-    parser.add_argument("run", metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
-    parser.add_argument("data", nargs="?", metavar="DATA", help="rows to compare on; the run's own held-out rows by default")
-    parser.add_argument("--rows", type=_count, default=200, metavar="N", help="look at so many rows at most, spread over all [200]")
-    parser.add_argument("--no-suites", action="store_true", help="rows and general text only: quicker")
-    parser.add_argument("--html", metavar="FILE", help="write all rows as a page")
-    parser.add_argument("--force", action="store_true", help="overwrite that page")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     page = Path(options.html).expanduser() if options.html else None
     if page is not None:
-        _check_free(page, options.force)
+        check_free(page, options.force, "compare.html")
 
     from tunesmith.api import load
     from tunesmith.cli.compare_terminal import show_comparison
@@ -46,10 +35,26 @@ def run(arguments: list[str]) -> int:
     if page is not None:
         name = Path(options.run).resolve().name
         facts = {"run": str(options.run), "rows": options.data or "those the run held out"}
-        _write(page, page_of(compared, f"{name}: base against tuned", facts), options.force)
+        write_page(page, page_of(compared, f"{name}: base against tuned", facts), options.force)
         if not options.json:
             console.print(f"  All rows, sorted by change: {page}", style="dim", markup=False)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tunesmith compare",
+        description="Base against tuned on rows the run held out, or on yours, with a verdict; and what tuning cost it of facts, "
+        "arithmetic, JSON, instructions and general text. The rules are in docs/judge.md.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
+    parser.add_argument("data", nargs="?", metavar="DATA", help="rows to compare on; the run's own held-out rows by default")
+    parser.add_argument("--rows", type=count(1), default=200, metavar="N", help="look at so many rows at most, spread out [200]")
+    parser.add_argument("--no-suites", action="store_true", help="rows and general text only: quicker")
+    parser.add_argument("--html", metavar="FILE", help="write all rows as a page")
+    parser.add_argument("--force", action="store_true", help="overwrite that page")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return parser
 
 
 def _tell(event: object) -> None:
@@ -58,27 +63,3 @@ def _tell(event: object) -> None:
 
     if isinstance(event, Note):
         print(event.text, file=sys.stderr)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
-    return int(text)
-
-
-def _check_free(page: Path, force: bool) -> None:
-    """Raises RunError if the page cannot be written there."""
-    if page.is_dir():
-        raise RunError(f"{page} is a folder.", "Name a file, such as compare.html.")
-    if page.exists() and not force:
-        raise RunError(f"{page} is there already.", "Give another name, or add --force to overwrite it.")
-    if not page.parent.is_dir():
-        raise RunError(f"There is no folder {page.parent}.", "Make it, or give another --html.")
-
-
-def _write(page: Path, text: str, force: bool) -> None:
-    try:
-        with page.open("w" if force else "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except OSError as error:
-        raise RunError(f"{page} cannot be written: {error.strerror or error}.", "Give another --html.") from error

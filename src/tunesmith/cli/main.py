@@ -54,8 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `tunesmith … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (MemoryError, RuntimeError) as error:  # torch is not imported here, so its error is known by its name
-        if debug or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+    except (MemoryError, RuntimeError) as error:
+        from tunesmith.training.guard import ran_out_of_memory  # imports torch, which is there already if this is so
+
+        if debug or not ran_out_of_memory(error):
             raise
         _complain(MachineError("The memory of this machine ran out.", "Ask for less at once, or end what else uses it."))
         return 2

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.cli.counts import count
+from tunesmith.cli.page_file import check_free, write_page
 from tunesmith.cli.settings import add_settings, read_settings
-from tunesmith.errors import RunError
 from tunesmith.recipe import ALIASES, Recipe
 
 if TYPE_CHECKING:
-    from tunesmith.data.preview import Preview, Verdict
+    from tunesmith.data.preview import Verdict
 
 
 def run(arguments: list[str]) -> int:
@@ -22,10 +23,11 @@ def run(arguments: list[str]) -> int:
     options, rest, recipe, aliases = _parse(arguments)
     page = Path(options.html).expanduser() if options.html else None
     if page is not None:
-        _check_free(page, options.force)
+        check_free(page, options.force, "preview.html")
 
     from tunesmith.base.catalog import cache_dir, resolve
     from tunesmith.base.tokenizer import load_tokenizer
+    from tunesmith.cli.preview_page import page_of
     from tunesmith.cli.preview_terminal import show
     from tunesmith.cli.show import console
     from tunesmith.data.cache import Cache
@@ -42,7 +44,7 @@ def run(arguments: list[str]) -> int:
         seen = preview(recipe, renderer, limit, options.rows, options.row, waiting, Cache(cache_dir() / "rows"))
     command = _next(rest, seen.verdict)
     if page is not None:
-        _write_page(page, options.force, seen, command)
+        write_page(page, page_of(seen, command), options.force)
     if options.json:
         print(json.dumps({**dataclasses.asdict(seen), "next": command}, indent=2))
     else:
@@ -81,7 +83,7 @@ def _without(words: list[str], setting: str) -> list[str]:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str], Recipe, list[str]]:
     """The options of this command, the arguments that are settings, the recipe they make, and the aliases used."""
     own = argparse.ArgumentParser(prog="tunesmith preview", add_help=False, allow_abbrev=False)
-    own.add_argument("--rows", type=_count, default=3, metavar="N", help="rows shown as tokens [3]")
+    own.add_argument("--rows", type=count(), default=3, metavar="N", help="rows shown as tokens [3]")
     own.add_argument("--row", metavar="K", help="show this row, by its line or number as messages name it, whole")
     own.add_argument("--html", metavar="FILE", help="write the same as a page")
     own.add_argument("--force", action="store_true", help="overwrite that page")
@@ -95,32 +97,6 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str], Recipe,
     add_settings(parser)
     aliases: list[str] = []
     return options, rest, read_settings(parser, rest, aliases.append), aliases
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
-    return int(text)
-
-
-def _check_free(page: Path, force: bool) -> None:
-    """Raises RunError if the page cannot be written there."""
-    if page.is_dir():
-        raise RunError(f"{page} is a folder.", "Name a file, such as preview.html.")
-    if page.exists() and not force:
-        raise RunError(f"{page} is there already.", "Give another name, or add --force to overwrite it.")
-    if not page.parent.is_dir():
-        raise RunError(f"There is no folder {page.parent}.", "Make it, or give another --html.")
-
-
-def _write_page(page: Path, force: bool, seen: "Preview", command: str) -> None:
-    from tunesmith.cli.preview_page import page_of
-
-    try:
-        with page.open("w" if force else "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(page_of(seen, command))
-    except OSError as error:
-        raise RunError(f"{page} cannot be written: {error.strerror or error}.", "Give another --html.") from error
 
 
 class _Waiting:

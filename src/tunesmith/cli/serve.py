@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.cli.counts import count
+
 if TYPE_CHECKING:
     from tunesmith.serve.service import Service
 
@@ -57,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 for any that is free [8000]")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond this machine only with a key [127.0.0.1]")
     parser.add_argument("--api-key-file", metavar="FILE", help="what clients must send; also from TUNESMITH_API_KEY")
-    parser.add_argument("--slots", type=_count, default=8, help="answers that grow at a time, of each model [8]")
-    parser.add_argument("--queue", type=_count, default=64, help="requests that may wait besides [64]")
+    parser.add_argument("--slots", type=count(1, 1024), default=8, help="answers that grow at a time, of each model [8]")
+    parser.add_argument("--queue", type=count(1, 1024), default=64, help="requests that may wait besides [64]")
     parser.add_argument("--print", choices=PRINTED, help="print the commands that serve the same run there, and exit")
     return parser
 
@@ -66,12 +68,6 @@ def _parser() -> argparse.ArgumentParser:
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count from 1 to 1024")
     return int(text)
 
 

@@ -12,7 +12,7 @@ from tunesmith.errors import RunError
 from tunesmith.export.card import HUB_ID, Card, card_text, cell, code
 from tunesmith.export.hub_files import kind_of, local_name
 from tunesmith.export.hub_scan import without_places
-from tunesmith.export.manifest import sha256_of
+from tunesmith.export.manifest import read_manifest, sha256_of
 from tunesmith.export.runtimes import Runtime, Shipped, read_config, runtimes
 
 SETTINGS = (
@@ -33,7 +33,7 @@ def hub_card(place: Path, repo: str, base: str | None = None, run: Path | None =
         RunError: the adapter is not the one that the run's manifest describes. AdapterError: its config cannot be read.
     """
     kind, told = kind_of(place), run or place
-    manifest, settings = _manifest(told), _settings(told)
+    manifest, settings = read_manifest(told), _settings(told)
     if kind == "adapter":
         _unchanged(place, manifest)
     config = read_config(told) if told.is_dir() and (told / "adapter_config.json").is_file() else {}
@@ -72,7 +72,7 @@ def shipped_of(
 ) -> Shipped:  # fmt: skip
     """An adapter's folder as its users will meet it at ``where``. Loads nothing and asks nobody."""
     config = read_config(folder) if config is None else config
-    manifest = _manifest(folder) if manifest is None else manifest
+    manifest = read_manifest(folder) if manifest is None else manifest
     settings = _settings(folder) if settings is None else settings
     inside = str(manifest.get("base") or config.get("base_model_name_or_path") or "")
     asked = str(settings.get("model_name_or_path") or inside or "")
@@ -171,13 +171,6 @@ def _family(inside: str, asked: str) -> str | None:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]) if folder else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _manifest(folder: Path) -> Mapping[str, Any]:
-    try:
-        return _mapping(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        return {}
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

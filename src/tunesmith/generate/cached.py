@@ -13,6 +13,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from tunesmith.base.adapter import without_adapter
 from tunesmith.base.attention import segments_attention
 from tunesmith.base.fixed import all_fixed, fix_linears, use_fixed
 from tunesmith.generate.static_step import StaticStep
@@ -39,7 +40,7 @@ class CachedRows:
     def __init__(self, model: Any, shape: StoreShape, slots: int, base: bool, static: bool | None = None) -> None:
         self.base, self.slots = base, slots
         self._model = ref(model)
-        weight = _own(model).get_input_embeddings().weight
+        weight = without_adapter(model).get_input_embeddings().weight
         self.device = weight.device
         self.static = self.device.type == "cuda" and not _is_streamed(model) if static is None else static
         self.fixed = fix_linears(model, not base)
@@ -95,11 +96,11 @@ class CachedRows:
         """Logits ``[n, V]`` of the tokens to keep."""
         model: Any = self._model()
         with ExitStack() as stack:
-            stack.enter_context(segments_attention(_own(model)))
+            stack.enter_context(segments_attention(without_adapter(model)))
             stack.enter_context(use_fixed(self.fixed))
             if self.base and not self.all_fixed:
                 stack.enter_context(model.disable_adapter())
-            output = _own(model)(
+            output = without_adapter(model)(
                 input_ids=ids, position_ids=positions.unsqueeze(0), segments=cached, use_cache=False, logits_to_keep=keep
             )
         logits: Tensor = output.logits[0]
@@ -127,17 +128,12 @@ class CachedRows:
 
 def rows_that_fit(model: Any, shape: StoreShape, length: int) -> int:
     """Rows of so many tokens that half of a GPU's free memory has room for, at least one; a thousand on a CPU."""
-    weight = _own(model).get_input_embeddings().weight
+    weight = without_adapter(model).get_input_embeddings().weight
     if weight.device.type != "cuda":
         return 1000
     row = 2 * shape.layers * _power(length) * shape.key_heads * shape.head_dim * weight.dtype.itemsize
     fit = torch.cuda.mem_get_info(weight.device)[0] // 2 // row
     return 1 << (fit.bit_length() - 1) if fit else 1
-
-
-def _own(model: Any) -> Any:
-    """The transformers model, its linears adapted."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _is_streamed(model: Any) -> bool:
@@ -154,10 +150,8 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all of several prompts begin with, each going on from there."""
     if len(prompts) < 2:
         return 0
-    first, last = (
-        min(map(list, prompts)),
-        max(map(list, prompts)),
-    )  # in alphabetical order, those between have what these have in common
+    # In alphabetical order: those between the first and the last have what these two have in common.
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     most = min(map(len, prompts)) - 1
     common = next((at for at in range(most) if first[at] != last[at]), most)
     return common if common >= SHARED else 0

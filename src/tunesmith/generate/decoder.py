@@ -89,6 +89,14 @@ class Decoder:
         if not self.answers:
             self._rest()
 
+    def answer(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """The whole answers to these prompts; nothing else may be living. Raises ValueError as `add`."""
+        answers: dict[int, list[int]] = {self.add(prompt, sampling): [] for prompt in prompts}
+        while self.living:
+            for key, token in self.step().items():
+                answers[key].append(token)
+        return list(answers.values())
+
     @torch.no_grad()
     def step(self) -> dict[int, int]:
         """One more token for every answer that has a slot, by key. A stop token is handed out as an answer's last token."""

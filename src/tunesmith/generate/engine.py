@@ -36,15 +36,11 @@ def generate(
         model.eval()
     try:
         longest = max(map(len, prompts)) + sampling.max_new_tokens
-        decoder = Decoder(model, stop_ids, pad_id, min(len(prompts), _together(model, longest)), base=base)
-        answers: dict[int, list[int]] = {decoder.add(prompt, sampling): [] for prompt in prompts}
-        while decoder.living:
-            for key, token in decoder.step().items():
-                answers[key].append(token)
+        slots = min(len(prompts), _together(model, longest))
+        return Decoder(model, stop_ids, pad_id, slots, base=base).answer(prompts, sampling)
     finally:
         if was_training:
             model.train()
-    return list(answers.values())
 
 
 def _together(model: Any, longest: int) -> int:

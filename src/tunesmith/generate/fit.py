@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from tunesmith.base.adapter import without_adapter
 from tunesmith.base.attention import watch_attention
 from tunesmith.base.mlp import distance
 from tunesmith.base.self_attention import AttentionCall, LeanAttention
@@ -35,7 +36,7 @@ def store_shape(model: Any) -> StoreShape | str:
 
 @torch.no_grad()
 def _try(model: Any) -> StoreShape | str:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     if "logits_to_keep" not in inspect.signature(base.forward).parameters:
         return "its forward pass takes no logits_to_keep"
     if kinds := LENGTH_DEPENDENT & _rope_kinds(base.config.get_text_config()):

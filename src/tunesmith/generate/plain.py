@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.base.adapter import without_adapter
+
 CACHES = ("past_key_values", "cache_params")
 """What families call the cache that they take and return."""
 
@@ -17,7 +19,7 @@ class PlainRows:
 
     def __init__(self, model: Any, base: bool) -> None:
         self.peft_model = model
-        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.model = without_adapter(model)
         self.disable = base and hasattr(model, "disable_adapter")
         self.device = self.model.get_input_embeddings().weight.device
         accepted = inspect.signature(self.model.forward).parameters

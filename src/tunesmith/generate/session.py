@@ -16,6 +16,12 @@ class Session:
         first = renderer.stop_token_id
         self.stop_ids = [first, *sorted(renderer.stop_token_ids - {first})]
 
+    @property
+    def context(self) -> int:
+        """Tokens the model can see, prompt and answer together."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return min(positions or 2**31, self.renderer.tokenizer.model_max_length)
+
     def answer(
         self,
         conversations: Sequence[list[dict[str, str]]],
@@ -45,24 +51,27 @@ class Session:
         Raises:
             DataError: a message contains a control token.
         """
-        prompt = self.renderer.prompt_ids(messages)
+        return _pieces(self.tokens(self.renderer.prompt_ids(messages), sampling, base=base), TextStream(self.renderer.tokenizer))
+
+    def tokens(self, prompt: Sequence[int], sampling: Sampling = Sampling(), *, base: bool = False) -> Iterator[int]:
+        """The answer to a prompt of token ids as it comes, its stop token too. Closing the iterator ends the generation."""
         if self.model.training:
             self.model.eval()
         decoder = Decoder(self.model, self.stop_ids, self.renderer.tokenizer.pad_token_id, slots=1, base=base)
         decoder.add(prompt, sampling)
-        return _pieces(decoder, TextStream(self.renderer.tokenizer))
+        try:
+            while decoder.living:
+                yield from decoder.step().values()
+        except GeneratorExit:
+            for key in decoder.living:
+                decoder.drop(key)
+            raise
 
 
-def _pieces(decoder: Decoder, text: TextStream) -> Iterator[str]:
-    try:
-        while decoder.living:
-            for token in decoder.step().values():
-                if piece := text.add(token):
-                    yield piece
-    except GeneratorExit:
-        for key in decoder.living:
-            decoder.drop(key)
-        raise
+def _pieces(tokens: Iterator[int], text: TextStream) -> Iterator[str]:
+    for token in tokens:
+        if piece := text.add(token):
+            yield piece
     if rest := text.close():
         yield rest
 

@@ -6,6 +6,11 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer writes for bytes that are not yet a character."""
 
 
+def begun(text: str, word: str) -> int:
+    """Characters at the end of a text that a word begins with; not the whole word."""
+    return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)
+
+
 class TextStream:
     """The text of a growing answer, stripped at both ends: leading white space is left out, and any other is held back until
     something follows it. strip: False for the text as it is."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.generate.engine import Sampling
-from tunesmith.generate.text_stream import TextStream
+from tunesmith.generate.text_stream import TextStream, begun
 
 Finish = Literal["stop", "length"]
 
@@ -49,7 +49,7 @@ class StopText:
         if places:
             self.found, self.held = True, ""
             return whole[: min(places)]
-        certain = len(whole) - max((_begun(whole, stop) for stop in self.stops), default=0)
+        certain = len(whole) - max((begun(whole, stop) for stop in self.stops), default=0)
         self.held = whole[certain:]
         return whole[:certain]
 
@@ -57,11 +57,6 @@ class StopText:
         """What was held back and became none."""
         rest, self.held = self.held, ""
         return rest
-
-
-def _begun(text: str, stop: str) -> int:
-    """Characters at the end of a text that a stop text begins with."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Answer:

@@ -57,7 +57,7 @@ class Service:
     def __init__(self, session: Session, tuned: str, base: str, limits: Limits = Limits()) -> None:
         self.limits, self.metrics, self.created = limits, Metrics(), int(time.time())
         self.names = {tuned: False, base if base != tuned else f"{base}-base": True}
-        self.context = context_of(session)
+        self.context = session.context
         self.worker = Worker(decoders(session, limits.slots))
         self.tokenizer, self.stop_ids = session.renderer.tokenizer, frozenset(session.stop_ids)
         # Prompts are made in other threads than the worker's, and one tokenizer is not for two threads.
@@ -154,12 +154,6 @@ class Service:
             top_k=request.top_k or 0,
             seed=None if request.seed is None else request.seed % 2**63,
         )
-
-
-def context_of(session: Session) -> int:
-    """Tokens the model can see."""
-    positions = getattr(session.model.config.get_text_config(), "max_position_embeddings", None)
-    return min(positions or 2**31, session.renderer.tokenizer.model_max_length)
 
 
 def _takes_tools(tokenizer: Any) -> bool:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,47 +93,51 @@ def train(
         begun_at: a state to go on from; the reports begin after it.
 
     Raises:
-        TrainingError: loss or gradient are not finite (before the update), or an adapter tensor has no gradient; a held-out
-            loss or a state to be saved is not finite.
+        TrainingError: loss, gradient (before the update), held-out loss or saved state are not finite, or a gradient is missing.
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
     update = make_update(model, loss_of, parameters, recipe, peak)
     schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak)
-    if begun_at is not None:
-        restore(begun_at, parameters, update)
-    elif keeper.due(0, schedule.total):
-        keeper.save(capture(Position(), parameters, update))
+    position = _begin(begun_at, parameters, update, keeper, schedule.total)
     model.train()
-    windows = ahead(_windows(loader, schedule.total, begun_at.position if begun_at else Position()), "packs")
+    windows = ahead(_windows(loader, schedule.total, position), "packs")
+    evaluated = partial(_evaluated, model, loss_of, eval_packs, keeper)
     start = time.perf_counter()
     try:
         if begun_at is not None and begun_at.unevaluated is not None:
-            evaluated = _evaluated(StepReport(**begun_at.unevaluated), model, loss_of, eval_packs, keeper)
-            if evaluated is None:
+            if (report := evaluated(StepReport(**begun_at.unevaluated))) is None:
                 return
-            yield evaluated
+            yield report
         for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper):
             step, seconds = window.after.step, time.perf_counter() - start
-            report = StepReport(step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds)
-            if eval_packs and schedule.evaluates(step):
-                evaluated = _evaluated(report, model, loss_of, eval_packs, keeper)
-                if evaluated is None:
-                    keeper.save(capture(window.after, parameters, update, asdict(report)))
-                    return
-                report = evaluated
+            made = StepReport(step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds)
+            report = evaluated(made) if eval_packs and schedule.evaluates(step) else made
             start = time.perf_counter()
-            yield report
-            if not begun and keeper.due(step, schedule.total):
-                keeper.save(capture(window.after, parameters, update))
+            if report is not None:
+                yield report
+            if report is None or (not begun and keeper.due(step, schedule.total)):
+                keeper.save(capture(window.after, parameters, update, asdict(made) if report is None else None))
                 if keeper.stopping:
                     return
     finally:
         update.close()
 
 
+def _begin(
+    begun_at: State | None, parameters: Mapping[str, Parameter], update: EagerUpdate | GraphUpdate, keeper: Keeper, total: int
+) -> Position:
+    """Where the run goes on: from a state, or from the start, whose own state is saved where that is due."""
+    if begun_at is not None:
+        restore(begun_at, parameters, update)
+        return begun_at.position
+    if keeper.due(0, total):
+        keeper.save(capture(Position(), parameters, update))
+    return Position()
+
+
 def _evaluated(
-    report: StepReport, model: Any, loss_of: PackLoss, packs: Sequence[Pack], keeper: Keeper
+    model: Any, loss_of: PackLoss, packs: Sequence[Pack], keeper: Keeper, report: StepReport
 ) -> StepReport | None:  # fmt: skip
     """The report of an update with its held-out loss; None if the run was asked to stop before that was known."""
     try:
