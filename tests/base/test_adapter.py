@@ -292,6 +292,13 @@ def test_an_adapter_of_another_rank_than_its_config_is_refused(tiny_model_folder
         open_adapter(base(tiny_model_folder)[0], saved)
 
 
+def test_an_adapter_of_parameters_this_model_has_not_is_refused(tiny_model_folder: Path, saved: Path) -> None:
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_parameters": ["experts.nothing"]}))
+    with pytest.raises(AdapterError, match=r"does not fit: target_parameters=\['experts.nothing'\]"):
+        open_adapter(base(tiny_model_folder)[0], saved)
+
+
 def test_a_folder_without_adapter_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
         open_adapter(base(tiny_model_folder)[0], tmp_path)

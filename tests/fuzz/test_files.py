@@ -7,6 +7,7 @@ random. A few cases are part of every test run; `make soak` runs 100,000 (``SOAK
 
 import copy
 import csv
+import gc
 import io
 import json
 import os
@@ -143,6 +144,8 @@ counts: Counter[str] = Counter()
 def read(what: str, reader: Callable[[], Any]) -> None:
     """Whatever is read is read, or refused with cause and next step."""
     counts[what] += 1
+    if counts[what] % 100 == 0:
+        gc.collect()  # or what thousands of cases left is swept within the second of one
     with bounded():
         try:
             reader()

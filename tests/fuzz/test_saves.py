@@ -105,6 +105,7 @@ class Saves(RuleBasedStateMachine):
         state = self._state()
         self._save(state, limit)
         self.present = [*self.present, self.step][-limit:]
+        self.damaged &= set(self.present[:-1])  # a step may be made again after one that was given up
         self.saved[self.step] = state.adapter["A"]
         lived["saves"] += 1
 
@@ -123,6 +124,7 @@ class Saves(RuleBasedStateMachine):
             self.step -= 1
         else:
             assert set(self.present) >= set([*before, self.step][-limit:]), "more was removed than was to be"
+            self.damaged &= set(self.present[:-1])
             self.saved[self.step] = state.adapter["A"]
 
     @precondition(lambda self: self.present)

@@ -97,9 +97,10 @@ def open_adapter(model: Any, folder: Path) -> Any:
     config.inference_mode = True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys.*")
+        warnings.filterwarnings("error", message=".*no parameter was matched")
         try:
             peft_model = PeftModel(model, config, ADAPTER, autocast_adapter_dtype=True)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # its targets are not in this model
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, RuntimeWarning) as error:  # no such targets
             raise AdapterError(
                 f"The adapter in {folder} does not fit: {error}", "Check that it belongs to this base model."
             ) from error
