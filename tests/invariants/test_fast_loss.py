@@ -9,6 +9,7 @@ from tunesmith.base.lean import speed_up
 from tunesmith.data.packing import make_pack
 from tunesmith.training.step import choose_loss, fast_loss, plain_loss
 
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradients_equal_the_models_own(family):
     base, model = build(family)
