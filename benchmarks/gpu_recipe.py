@@ -9,6 +9,8 @@ device). Contenders, hyphens allowed for the spaces:
 
     trl as written       NF4, computed in fp32, checkpointing, paged 8-bit AdamW ; --trl-steps
     trl tuned            the same without checkpointing, computed in bf16
+    unsloth              without checkpointing and dropout, computed in bf16; it wants versions of its own: --unsloth-path
+    unsloth lean         the same with its own checkpointing
     tunesmith            weights kept dequantised
     tunesmith again      the same with the caches that the run before left: kernels, 4-bit base
     tunesmith on the fly weights dequantised at each use
@@ -23,6 +25,7 @@ compilation and graph capture in it. ready → first update: from everything imp
 """
 
 import argparse
+import contextlib
 import datetime
 import gc
 import hashlib
@@ -49,6 +52,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # also where tunesmith is not ins
 
 TRL = {"trl as written": ("float32", True), "trl tuned": ("bfloat16", False)}
 """Compute type and checkpointing."""
+UNSLOTH = {"unsloth": False, "unsloth lean": "unsloth"}
+"""Checkpointing."""
 TUNESMITH = {
     "tunesmith": {"dequantize": "always"},
     "tunesmith again": {"dequantize": "always"},
@@ -58,7 +63,8 @@ TUNESMITH = {
         "dequantize": "never", "gradient_checkpointing": True, "activation_offloading": True, "offload_base": "always",
     },
 }  # fmt: skip
-CONTENDERS = (*TRL, *TUNESMITH, "gemm floor", "loss curve", "loss curve bundled")
+PEERS = (*TRL, "unsloth")
+CONTENDERS = (*TRL, *UNSLOTH, *TUNESMITH, "gemm floor", "loss curve", "loss curve bundled")
 FOLDER = "folder"
 """Not a contender: makes the model."""
 
@@ -77,6 +83,7 @@ REFERENCE = {
     "gradient_checkpointing": False, "activation_offloading": False, "offload_base": "never",
 }  # fmt: skip
 CURVE_STEPS = 50
+VERSIONS = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets")
 
 
 def main() -> None:
@@ -87,6 +94,7 @@ def main() -> None:
     parser.add_argument("--from", type=Path, dest="former", help="a result file of an earlier call to begin with")
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer layers, to try the script out")
     parser.add_argument("--trl-steps", type=int, default=40, help="updates trl is timed over; 220 is the whole job")
+    parser.add_argument("--unsloth-path", help="PYTHONPATH under which unsloth and the versions that it wants are found")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop tunesmith early, to try the script out")
     parser.add_argument("--limit", type=float, default=560, help="seconds a contender may take")
     parser.add_argument("--keep-jit-cache", action="store_true", help="do not compile anew for each contender")
@@ -125,6 +133,8 @@ def run_all(options: argparse.Namespace) -> None:
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One contender in this process."""
+    if name in UNSLOTH:
+        import unsloth as _  # noqa: F401  before what it changes is imported
     import torch
 
     if name == FOLDER:
@@ -136,6 +146,8 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
         result = loss_curve(None if name.endswith("bundled") else options.folder, steps)
     elif name in TRL:
         result = trl(options.folder, *TRL[name], steps=options.trl_steps)
+    elif name in UNSLOTH:
+        result = unsloth(options.folder, UNSLOTH[name], steps=options.trl_steps)
     else:
         result = tunesmith(options.folder, max_steps=options.max_steps, **TUNESMITH[name])
     return {"layers": options.layers, "device": torch.cuda.get_device_name(), **result}
@@ -153,6 +165,8 @@ def _in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None
         if not options.keep_jit_cache:
             caches = options.caches / name.removesuffix(" again").replace(" ", "-")
             environment |= {"TRITON_CACHE_DIR": f"{caches}/triton", "TUNESMITH_CACHE": f"{caches}/tunesmith"}
+        if name in UNSLOTH and options.unsloth_path:
+            environment["PYTHONPATH"] = options.unsloth_path
         start = time.perf_counter()
         with log.open("wb") as output:
             try:
@@ -379,6 +393,43 @@ def _trl_facts(trainer: Any) -> dict[str, Any]:
     }
 
 
+def unsloth(folder: Path, checkpointing: bool | str, steps: int) -> dict[str, Any]:
+    """The reference job on unsloth, timed over some updates, without dropout, which it is not fast with."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+    from unsloth import FastLanguageModel
+
+    clock = Clock(*_ALL)
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.ends.append(_now())
+
+    import torch
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(folder), max_seq_length=LENGTH, load_in_4bit=True, dtype=torch.bfloat16, local_files_only=True
+    )
+    model = FastLanguageModel.get_peft_model(
+        model, r=8, lora_alpha=16, lora_dropout=0, bias="none", random_state=0, target_modules=TARGETS,
+        use_gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    stream = list(chain.from_iterable(synthetic_rows()))
+    rows = [stream[start : start + LENGTH] for start in range(0, ROWS * LENGTH, LENGTH)]
+    arguments = SFTConfig(
+        per_device_train_batch_size=BATCH, gradient_accumulation_steps=1, max_length=LENGTH, packing=False, max_steps=steps,
+        num_train_epochs=EPOCHS, learning_rate=3e-4, optim="adamw_8bit", logging_steps=10, output_dir=tempfile.mkdtemp(),
+        report_to="none", save_strategy="no", bf16=True, dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    data = Dataset.from_dict({"input_ids": rows, "labels": rows})
+    trainer = SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=data, callbacks=[Ticks()])
+    clock.enter()
+    trainer.train()
+    clock.finish()
+    return {**clock.record(), **_trl_facts(trainer), "versions": versions(*VERSIONS, "unsloth", "unsloth_zoo")}
+
+
 def _digest(rows: Sequence[Sequence[int]]) -> str:
     return hashlib.sha256(json.dumps([list(map(int, row)) for row in rows]).encode()).hexdigest()
 
@@ -508,12 +559,11 @@ def open_record(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     path = options.out / f"{date}-gpu_recipe{depth}.json"
     former = next((file for file in (path, options.former) if file and file.is_file()), None)
     record = json.loads(former.read_text(encoding="utf-8")) if former else {"commands": [], "runs": {}}
-    names = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets")
     record = {
         "date": date,
         "commands": [*record["commands"], _command(options)],
         "device": {"gpu": _gpu("name"), "driver": _gpu("driver_version"), "cuda": torch.version.cuda, "python": sys.version},
-        "versions": {name: _version(name) for name in names},
+        "versions": versions(*VERSIONS),
         "job": {"rows": ROWS, "length": LENGTH, "batch": BATCH, "updates": UPDATES, "layers": options.layers},
         "runs": record["runs"],
     }
@@ -528,13 +578,15 @@ def _gpu(what: str) -> str:
         return "unknown"
 
 
-def _version(name: str) -> str:
+def versions(*names: str) -> dict[str, str]:
+    """Of packages, as this process finds them."""
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    found = dict.fromkeys(names, "not installed")
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -552,7 +604,7 @@ def show(record: dict[str, Any]) -> None:
     digests = {run["packed_sha256"] for name, run in last.items() if "packed_sha256" in run and not name.endswith("bundled")}
     table = Table(title=f"{UPDATES} updates of {BATCH} × {LENGTH} tokens, {record['device']['gpu']}")
     figures = ("median ms", "mean ms", "whole job s", "ready → first s", "peak GB", "and loading")
-    for column in ("", *figures, *(f"× {name}: step, job" for name in TRL)):
+    for column in ("", *figures, *(f"× {name}: step, job" for name in PEERS)):
         table.add_column(column, justify="left" if not column else "right")
     for name, run in last.items():
         if name.startswith("loss curve"):
@@ -562,9 +614,9 @@ def show(record: dict[str, Any]) -> None:
             name, f"{run['median_ms']:.1f}", f"{run['mean_ms']:.1f}" if "mean_ms" in run else "",
             f"{guessed}{run['whole_job_s']:.1f}", f"{run['ready_to_first_step_s']:.1f}" if "ready_to_first_step_s" in run else "",
             f"{run.get('training_peak_bytes', run['peak_bytes']) / 1e9:.2f}", f"{run['peak_bytes'] / 1e9:.2f}",
-            *(_ratio(last.get(other), run) for other in TRL),
+            *(_ratio(last.get(other), run) for other in PEERS),
         )  # fmt: skip
-    console = Console(width=132)
+    console = Console(width=150)
     console.print(table)
     for curve in (name for name in last if name.startswith("loss curve")):
         for pair, values in last[curve].items():

@@ -43,7 +43,7 @@ def run(folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 2
     parameters = adapter_parameters(model)
     model.train()
     settings = (loss_of, parameters, recipe, rate)
-    update = GraphUpdate(*settings, compute.dtype) if way is GraphUpdate else EagerUpdate(*settings)
+    update = EagerUpdate(*settings) if way is EagerUpdate else way(*settings, compute.dtype)
     made, packs = [], next(iter(loader.epoch(0)))
     for step in range(1, STEPS + 1):
         if step == 1 or not ahead:
@@ -52,7 +52,7 @@ def run(folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 2
         if ahead:
             update.begin(packs, step + 1)
         made.append(update.result())
-    if way is GraphUpdate:
+    if way is not EagerUpdate:
         assert update.eager_reason is None
     update.close()
     adapter = torch.cat([p.detach().flatten() for p in parameters.values()]).cpu()
@@ -115,3 +115,25 @@ def test_a_loss_that_is_not_finite_makes_no_update(tiny_model_folder):
 
     with pytest.raises(TrainingError, match="at update"):
         run(tiny_model_folder, rate=1e30)
+
+
+class _LateStates(GraphUpdate):
+    """Its 8-bit optimizer's states are filled late, over memory full of NaN."""
+
+    def _start(self, step):
+        super()._start(step)
+        fill = self.optimizer.init_state
+
+        def late(*arguments):
+            for size in (1 << 8, 1 << 12, 1 << 16, 1 << 20):
+                torch.full((size,), float("nan"), device=self.device)
+            torch.cuda._sleep(1 << 28)
+            fill(*arguments)
+
+        self.optimizer.init_state = late
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
+def test_an_8_bit_optimizer_waits_for_its_states(tiny_model_folder, optim):
+    late, eager = (run(tiny_model_folder, way, optim=optim)[0] for way in (_LateStates, EagerUpdate))
+    torch.testing.assert_close(late, eager, rtol=1e-2, atol=1e-3)

@@ -167,7 +167,7 @@ class GraphUpdate:
             self.optimizer.param_groups[0]["lr"] = float(self.rate)
             self._clip()
             if math.isfinite(float(self.sums.sum())):
-                self.optimizer.step()
+                self._step_on_the_default_stream()
             self._clear()
         elif self.captured_finish is not None:
             self.captured_finish.replay()
@@ -179,6 +179,13 @@ class GraphUpdate:
                 self._clip_and_step()
             self.captured_finish = graph
             graph.replay()
+
+    def _step_on_the_default_stream(self) -> None:
+        """bitsandbytes' optimizers run there whatever the current stream is, and so must what they wait for: the states that
+        their first step fills. The host has waited for this stream, and waits for that one before it goes on."""
+        with torch.cuda.stream(torch.cuda.default_stream(self.device)):
+            self.optimizer.step()
+        torch.cuda.synchronize(self.device)
 
     def _clip(self) -> None:
         assert self.flat is not None

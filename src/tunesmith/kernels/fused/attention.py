@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tunesmith.kernels.fused.attention_layout import Layout, largest_block
+from tunesmith.kernels.fused.kernel import kernel
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -201,7 +202,7 @@ def key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, wind
     return place, stop, seen
 
 
-@triton.jit(do_not_specialize=["queries", "tokens", "window"])
+@kernel(do_not_specialize=["queries", "tokens", "window"])
 def _forward(
     q, k, v, out, lse, queries, tokens, group, cos, sin, scale, cap, window,
     q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr,

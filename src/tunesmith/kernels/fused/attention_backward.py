@@ -27,6 +27,7 @@ from tunesmith.kernels.fused.attention import (
     store_tile,
 )
 from tunesmith.kernels.fused.attention_layout import Layout
+from tunesmith.kernels.fused.kernel import kernel
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _weights(s, lse, seen):
     return tl.exp2(tl.where(seen, s - lse, float("-inf")))
 
 
-@triton.jit(do_not_specialize=["queries", "tokens", "window"])
+@kernel(do_not_specialize=["queries", "tokens", "window"])
 def _queries(
     q, k, v, out, dout, lse, delta, dq, queries, tokens, group, scaling, cos, sin, scale, cap, window,
     q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr,
@@ -167,7 +168,7 @@ def _queries(
     store_pair(total_one, total_two, dq + head * D, first, end, dq_stride, cos, sin, TURN, D, HALF, BLOCK)
 
 
-@triton.jit(do_not_specialize=["keys", "positions", "tokens", "parts", "window"])
+@kernel(do_not_specialize=["keys", "positions", "tokens", "parts", "window"])
 def _keys(
     q, k, v, dout, lse, delta, dk, dv, sums, keys, positions, tokens, group, parts, scaling,
     cos, sin, scale, cap, window,
@@ -231,7 +232,7 @@ def _keys(
         store_tile(dvalue, sums + head * D, place, place + BLOCK, SUM_STRIDE, D, SIZE, BLOCK)
 
 
-@triton.jit(do_not_specialize=["joins", "parts"])
+@kernel(do_not_specialize=["joins", "parts"])
 def _join(
     sums, dk, dv, joins, parts, cos, sin,
     SUM_STRIDE: tl.constexpr, dk_stride: tl.constexpr, dv_stride: tl.constexpr, TURN: tl.constexpr,

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
+
 IGNORE = -100
 """Target of a row that has none."""
 COLUMNS = 4096
@@ -66,7 +68,7 @@ def _z(logit, softcap, scale, CAPPED: tl.constexpr, SCALED: tl.constexpr):
 
 
 # targets: a later chunk may begin at any of them, and must not compile anew for how it is aligned
-@triton.jit(do_not_specialize=["targets"])
+@kernel(do_not_specialize=["targets"])
 def _softmax_gradient(
     logits, targets, losses, size, stride, softcap, scale,
     CAPPED: tl.constexpr, SCALED: tl.constexpr, GRADIENT: tl.constexpr, COLUMNS: tl.constexpr,

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
+
 ROWS, COLUMNS = 4, 512
 ROUNDS = 7
 
@@ -100,7 +102,7 @@ def _tile(rows, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return row, group, column, (row < rows)[:, None] & (column < size)[None, :]
 
 
-@triton.jit(do_not_specialize=["rows", "salt", "threshold"])
+@kernel(do_not_specialize=["rows", "salt", "threshold"])
 def _drop(x, out, rows, size, x_stride, seed, salt, threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row, group, column, here = _tile(rows, size, ROWS, COLUMNS)
     keep = keep_tile(tl.load(seed), salt, threshold, row, group, (size + 7) // 8, ROWS, COLUMNS)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
 from tunesmith.kernels.gated import KINDS, gated_plain
 
 COLUMNS = 1024
@@ -102,7 +103,7 @@ def _share_slope(gate, share, KIND: tl.constexpr):
     return slope
 
 
-@triton.jit
+@kernel()
 def _forward(gate, up, out, size, gate_stride, up_stride, KIND: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -112,7 +113,7 @@ def _forward(gate, up, out, size, gate_stride, up_stride, KIND: tl.constexpr, CO
     tl.store(out + row * size + column, (g * _share(g, KIND) * u).to(out.dtype.element_ty), here)
 
 
-@triton.jit
+@kernel()
 def _backward(d, gate, up, out, size, d_stride, gate_stride, up_stride, KIND: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tunesmith.kernels.fused.dropout import keep_tile, threshold
+from tunesmith.kernels.fused.kernel import kernel
 from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
 from tunesmith.kernels.fused.tile import Tile, padded_rank, unroll, widen
 
@@ -82,7 +83,7 @@ def input_gradients_plain(t: Tensor, x: Tensor, A: Tensor, keep: Tensor) -> tupl
     return t.float().T @ (x * keep).float(), (keep * (t.float() @ A.to(t.dtype).float())).to(t.dtype)
 
 
-@triton.jit(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
+@kernel(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
 def _project(
     x, A, sums, out, arrivals, tokens, size, rank, x_stride, steps, scale, seed, salt, threshold,
     DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
@@ -118,7 +119,7 @@ def _project(
         tl.store(out + slot, (scale * total).to(out.dtype.element_ty), here)
 
 
-@triton.jit(do_not_specialize=["tokens", "steps", "salt", "threshold"])
+@kernel(do_not_specialize=["tokens", "steps", "salt", "threshold"])
 def _input_gradients(
     t, x, A, grad_A, change, sums, arrivals, tokens, size, rank, t_stride, x_stride, steps, seed, salt, threshold,
     DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,

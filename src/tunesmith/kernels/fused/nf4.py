@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
+
 BYTES = 2048
 """Packed bytes (two values each) a program unpacks."""
 
@@ -65,7 +67,7 @@ def dequantise_plain(weight: Tensor, quant_state: Any, dtype: torch.dtype) -> Te
     return (values * scale).to(dtype).view(quant_state.shape)
 
 
-@triton.jit(do_not_specialize=["pairs", "first"])
+@kernel(do_not_specialize=["pairs", "first"])
 def _dequantise(
     packed, code, absmax, inner_code, inner_absmax, offset, out, pairs, inner_size, first,
     NESTED: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
 from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
 from tunesmith.kernels.fused.tile import Tile, padded_rank, unroll, widen
 
@@ -81,7 +82,7 @@ def output_gradients_plain(dy: Tensor, B: Tensor, xA: Tensor, scale: float) -> t
     return dy.float().T @ xA.float(), (scale * (dy.float() @ B.float())).to(dy.dtype)
 
 
-@triton.jit(do_not_specialize=["tokens", "salt"])
+@kernel(do_not_specialize=["tokens", "salt"])
 def _add_expanded(
     xA, B, y, tokens, size, rank, xA_stride, y_stride, seed, salt,
     CHANCE: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
@@ -113,7 +114,7 @@ def _rounded_by_chance(x, seed, salt, index):
     return ((x.to(tl.uint32, bitcast=True) + (draw & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["tokens", "tiles", "splits", "steps", "scale"])
+@kernel(do_not_specialize=["tokens", "tiles", "splits", "steps", "scale"])
 def _output_gradients(
     dy, B, xA, t, grad_B, sums, arrivals, tokens, size, rank, dy_stride, xA_stride, t_stride, tiles, splits, steps, scale,
     WIDEN: tl.constexpr, TOKENS: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -1,7 +1,7 @@
 """Kernels compiled before they are needed: all at once, in threads, while the model is being read from disk.
 
-A kernel is compiled for the types, widths and alignments it is called with. Here each is launched once on a few rows of no
-meaning that have a model's widths. One that is called in another way later is compiled then, as it would have been.
+A kernel is compiled for the types, widths and alignments it is called with. Here each is called once, not launched, on a few
+rows of no meaning that have a model's widths. One that is called in another way later is compiled then, as it would have been.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from torch import Tensor
 from tunesmith.kernels.attention import rotary_attention
 from tunesmith.kernels.columns import empty_columns, split_columns
 from tunesmith.kernels.fused import attention_backward, cross_entropy, gated, input_side, nf4, output_side, rms_norm
+from tunesmith.kernels.fused.kernel import compile_only
 from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
@@ -55,13 +56,18 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
     pool = ThreadPoolExecutor(thread_name_prefix="compile")
     try:
         # An error is for the one who calls the kernel for real.
-        soon = [pool.submit(task) for task in _forward_tasks(widths, segments, probe)]
+        soon = [pool.submit(_rehearse, task) for task in _forward_tasks(widths, segments, probe)]
         for task in _training_tasks(widths, segments):
-            pool.submit(task)
+            pool.submit(_rehearse, task)
         yield
         wait(soon)
     finally:
         pool.shutdown(wait=False)
+
+
+def _rehearse(task: Task) -> None:
+    with compile_only():
+        task()
 
 
 def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Iterator[Task]:

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
+
 
 def rms_norm_forward(
     x: Tensor, weight: Tensor, eps: float, offset: float, added: Tensor | None = None
@@ -68,7 +70,7 @@ def _launch(x: Tensor) -> tuple[tuple[int], int, int, int]:
     return (triton.cdiv(x.shape[0], rows),), rows, width, min(16, max(4, width // 512))
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _forward(
     x, added, weight, total, y, rstd, rows, size, x_stride, added_stride, eps, offset,
     ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -89,7 +91,7 @@ def _forward(
     tl.store(y + row[:, None] * size + column[None, :], normed.to(y.dtype.element_ty), here)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _backward(
     dy, beside, x, weight, rstd, dx, rows, size, dy_stride, beside_stride, x_stride, offset,
     ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.fused.kernel import kernel
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, backward: bool = False) -> Tensor:
     """x rotated to its positions (or, a gradient, rotated back) into ``out``, which may be x itself.
@@ -45,7 +47,7 @@ def rotate_plain(x: Tensor, cos: Tensor, sin: Tensor, backward: bool = False) ->
     return y.detach().to(x.dtype)
 
 
-@triton.jit
+@kernel()
 def _rotate(
     x, cos, sin, out, heads, size, half, x_stride, cos_stride, sin_stride, out_stride,
     BACKWARD: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
