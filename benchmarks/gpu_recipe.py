@@ -347,7 +347,7 @@ def trl(folder: Path, compute: str, checkpointing: bool, steps: int) -> dict[str
     return {**clock.record(), **_trl_facts(trainer)}
 
 
-def _trl_model(folder: Path | str, compute: str, checkpointing: bool) -> Any:
+def _trl_model(folder: Path | str, compute: str, checkpointing: bool, loaded: str = "bfloat16") -> Any:
     import torch
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -356,7 +356,7 @@ def _trl_model(folder: Path | str, compute: str, checkpointing: bool) -> Any:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, compute)
     )
     model = AutoModelForCausalLM.from_pretrained(
-        str(folder), device_map=_device(), quantization_config=quantization, dtype=torch.bfloat16
+        str(folder), device_map=_device(), quantization_config=quantization, dtype=getattr(torch, loaded)
     )
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
 
@@ -478,45 +478,72 @@ def gemm_floor(layers: int) -> dict[str, Any]:
 
 
 def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
-    """Losses of both from the same adapter over the same batches, without dropout; trl's adapter in fp32, which is
-    tunesmith's, and in bf16, which is what trl makes of it: how far rounding alone takes the two apart. Without a folder, of
-    the bundled model on the bundled rows, with trl's adapter in fp32 only."""
-    import torch
+    """Losses of both from the same adapter over the same batches, without dropout, in bf16 and in fp32: how far apart they
+    are, and how far rounding to bf16 takes each from its own exact run. Without a folder, of the bundled model on the bundled
+    rows."""
+    curves, adapter = dict[str, list[float]](), dict[str, Any]()
+    for dtype in ("bfloat16", "float32"):
+        settings = {
+            "lora_dropout": 0.0,
+            "max_steps": steps,
+            "lr_scheduler_type": "constant",
+            "dequantize": "always",
+            "dtype": dtype,
+        }
+        job, rows = _bundled_job(settings) if folder is None else (_tunesmith_job(folder, settings)[0], synthetic_rows())
+        curves[f"tunesmith, {dtype}"], begun, targets = _tunesmith_curve(job)
+        assert not adapter or all((adapter[name] == begun[name]).all() for name in begun), "the adapters differ"
+        adapter = begun
+    for dtype in ("bfloat16", "float32"):
+        curves[f"trl, {dtype}"] = _trl_curve(job, rows, adapter, targets, dtype, steps)
+    pairs = [(f"tunesmith, {dtype}", f"trl, {dtype}") for dtype in ("bfloat16", "float32")]
+    pairs += [(f"{name}, bfloat16", f"{name}, float32") for name in ("tunesmith", "trl")]
+    return {
+        "targets": targets, "steps": steps, "packed_sha256": _digest(_packed(job)),
+        **{f"({one}) - ({other})": _difference(curves[one], curves[other]) for one, other in pairs},
+        "losses": {name: [round(loss, 5) for loss in losses] for name, losses in curves.items()},
+    }  # fmt: skip
 
+
+def _tunesmith_curve(job: Any) -> tuple[list[float], dict[str, Any], list[str]]:
+    """The losses, the adapter they began with, and the linears that have one."""
     from tunesmith.base.adapter import adapter_parameters
     from tunesmith.job import load_job
     from tunesmith.training.loop import train
 
-    settings = {"lora_dropout": 0.0, "max_steps": steps, "lr_scheduler_type": "constant", "dequantize": "always"}
-    job, rows = _bundled_job(settings) if folder is None else (_tunesmith_job(folder, settings)[0], synthetic_rows())
     model, loss_of, loaded = load_job(job)
     adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
-    reports = list(train(model, loss_of, job.loader, job.recipe, 3e-4))
-    curves = {"tunesmith": [update.loss for update in reports]}
+    losses = [update.loss for update in train(model, loss_of, job.loader, job.recipe, 3e-4)]
     del model, loss_of
-    adapters = {"trl": torch.float32} | ({"trl, adapter in bf16": torch.bfloat16} if folder is not None else {})
-    for name, dtype in adapters.items():
-        gc.collect()
-        torch.cuda.empty_cache()
-        trainer = _trl_trainer(
-            _trl_model(job.source.path, "bfloat16", False), False, 0.0, max_steps=steps, optim="adamw_torch", logging_steps=1,
-            lr_scheduler_type="constant", train_sampling_strategy="sequential", targets=loaded.targets, rows=rows,
-        )  # fmt: skip
-        trained = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-        assert trained.keys() == adapter.keys(), "the adapters' names differ"
-        for key, parameter in trained.items():
-            parameter.data = adapter[key].to(parameter.device, dtype)
-        trainer.train()
-        digest = _digest(trainer.train_dataset["input_ids"])
-        assert digest == _digest(_packed(job)), "the packed rows differ"
-        curves[name] = _trl_facts(trainer)["losses"]
-        del trainer, trained, parameter
-    return {
-        "linears": loaded.linears, "steps": steps, "packed_sha256": digest,
-        "tunesmith - trl": _difference(curves["tunesmith"], curves["trl"]),
-        **{f"{name} - trl": _difference(curves[name], curves["trl"]) for name in adapters if name != "trl"},
-        "losses": {name: [round(loss, 5) for loss in losses] for name, losses in curves.items()},
-    }  # fmt: skip
+    _free()
+    return losses, adapter, loaded.targets
+
+
+def _trl_curve(
+    job: Any, rows: list[list[int]], adapter: dict[str, Any], targets: list[str], dtype: str, steps: int
+) -> list[float]:  # fmt: skip
+    """The losses from this adapter, which stays in fp32."""
+    trainer = _trl_trainer(
+        _trl_model(job.source.path, dtype, False, dtype), False, 0.0, max_steps=steps, optim="adamw_torch", logging_steps=1,
+        lr_scheduler_type="constant", train_sampling_strategy="sequential", targets=targets, rows=rows, bf16=dtype == "bfloat16",
+    )  # fmt: skip
+    trained = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained.keys() == adapter.keys(), "the adapters' names differ"
+    for key, parameter in trained.items():
+        parameter.data = adapter[key].to(parameter.device)
+    trainer.train()
+    assert _digest(trainer.train_dataset["input_ids"]) == _digest(_packed(job)), "the packed rows differ"
+    losses: list[float] = _trl_facts(trainer)["losses"]
+    del trainer, trained, parameter
+    _free()
+    return losses
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _bundled_job(settings: dict[str, Any]) -> tuple[Any, list[list[int]]]:

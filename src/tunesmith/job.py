@@ -8,6 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tunesmith.base.adapter import attach
 from tunesmith.base.catalog import cache_dir, resolve
 from tunesmith.base.lean import PROBE_TOKENS, speed_up
@@ -30,6 +32,7 @@ from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
+from tunesmith.training import guard
 from tunesmith.training.lock import holder_of
 from tunesmith.training.loop import total_updates
 from tunesmith.training.offload import with_host_activations
@@ -147,6 +150,9 @@ def load_job(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
     linears = speed_up(model, job.compute.dtype, job.plan.keep)
     loss_of, path = choose_loss(base)
     loss_of = recomputed_and_offloaded(base, loss_of, recipe, job.compute)
+    if job.compute.dtype == torch.float16:
+        pack = next(iter(job.loader.epoch(0)))[0].to(job.compute.device)
+        guard.check_range(base, lambda: loss_of.of(pack))
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
     return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)

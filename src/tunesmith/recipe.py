@@ -41,7 +41,7 @@ class Recipe(BaseModel):
     bnb_4bit_use_double_quant: bool = _setting(
         True, "model", "Quantise the quantisation constants too: 0.4 bits a weight less.", "double_quantization"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = _setting(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "model", "Compute type; auto takes what the device does well.", "torch_dtype", "compute_dtype"
     )
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "model", "Where to train; auto takes a GPU if there is one.")

@@ -3,8 +3,8 @@ are the eager ones."""
 
 import pytest
 import torch
-from tests.gpu.test_update import run
 from tests.invariants.families import FAMILIES, build, documents, tiny
+from tests.training.updates import run
 
 from tunesmith.base.adapter import adapter_parameters
 from tunesmith.base.lean import speed_up

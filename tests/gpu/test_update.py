@@ -1,64 +1,14 @@
 """On a GPU every way to make an update is the same update: captured or eager, kept or dequantised, recomputed, on the host,
-streamed; and dropout differs from step to step although the step is replayed."""
-
-import gc
+streamed, with prefixes shared, in fp16; and dropout differs from step to step although the step is replayed."""
 
 import pytest
 import torch
+from tests.training.updates import run
 
-from tunesmith.base.adapter import adapter_parameters, attach
-from tunesmith.base.catalog import resolve
-from tunesmith.base.lean import speed_up
-from tunesmith.base.load import choose_compute, load_model
-from tunesmith.data.loader import Loader
-from tunesmith.data.render import Example
-from tunesmith.job import recomputed_and_offloaded
-from tunesmith.recipe import Recipe
 from tunesmith.training.graph import GraphUpdate
-from tunesmith.training.step import choose_loss
 from tunesmith.training.update import EagerUpdate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-STEPS = 8
-
-
-def run(folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 24), rate=1e-2, ahead=False, **settings):
-    """Losses and norms of a few updates on the same rows, and the adapter after them."""
-    recipe = Recipe.of({
-        "model_name_or_path": str(folder), "dataset_name": "x", "max_length": 24, "learning_rate": 1e-2, "dtype": "float32",
-        "lora_dropout": 0.3, "dequantize": "always", "gradient_checkpointing": False, "activation_offloading": False,
-        "offload_base": "never",
-    } | settings)  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(5, 60, (length,), generator=generator).tolist() for length in lengths]
-    loader = Loader([[Example(row, row, "row")] for row in rows], batch, accumulation, shuffle=False)
-    compute = choose_compute(recipe)
-    base = load_model(resolve(str(folder)), recipe, compute)
-    model = attach(base, recipe, "x", None)
-    speed_up(model, compute.dtype, recipe.dequantize == "always")
-    loss_of, path = choose_loss(base)
-    assert path.startswith("flat")
-    loss_of = recomputed_and_offloaded(base, loss_of, recipe, compute)
-    parameters = adapter_parameters(model)
-    model.train()
-    settings = (loss_of, parameters, recipe, rate)
-    update = EagerUpdate(*settings) if way is EagerUpdate else way(*settings, compute.dtype)
-    made, packs = [], next(iter(loader.epoch(0)))
-    for step in range(1, STEPS + 1):
-        if step == 1 or not ahead:
-            update.begin(packs, step)
-        update.finish(rate)
-        if ahead:
-            update.begin(packs, step + 1)
-        made.append(update.result())
-    if way is not EagerUpdate:
-        assert update.eager_reason is None
-    update.close()
-    adapter = torch.cat([p.detach().flatten() for p in parameters.values()]).cpu()
-    del model, base, update
-    gc.collect()
-    return torch.tensor(made), adapter
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +87,29 @@ class _LateStates(GraphUpdate):
 def test_an_8_bit_optimizer_waits_for_its_states(tiny_model_folder, optim):
     late, eager = (run(tiny_model_folder, way, optim=optim)[0] for way in (_LateStates, EagerUpdate))
     torch.testing.assert_close(late, eager, rtol=1e-2, atol=1e-3)
+
+
+def test_fp16_makes_nearly_the_updates_of_fp32(tiny_model_folder):
+    half, eager = (run(tiny_model_folder, way, dtype="float16") for way in (GraphUpdate, EagerUpdate))
+    whole = run(tiny_model_folder)
+    torch.testing.assert_close(half[0], eager[0], rtol=1e-2, atol=5e-3)
+    torch.testing.assert_close(half[0][:, 0], whole[0][:, 0], rtol=1e-2, atol=1e-2)
+
+
+def test_a_gradient_that_leaves_the_range_of_fp16_is_made_again(tiny_model_folder):
+    class Loud(GraphUpdate):
+        def __init__(self, *settings):
+            super().__init__(*settings)
+            self.scale.value *= 2.0**20
+
+    settings = {"dtype": "float16", "rate": 0.0}
+    assert torch.equal(run(tiny_model_folder, Loud, **settings)[0], run(tiny_model_folder, **settings)[0])
+
+
+def test_shared_prefixes_are_captured_too(tiny_model_folder):
+    settings = {"lengths": (24, 21, 17, 19), "prefix": 12, "lora_dropout": 0.0}
+    captured = run(tiny_model_folder, **settings)
+    eager = run(tiny_model_folder, EagerUpdate, **settings)
+    alone = run(tiny_model_folder, shared_prefix=False, **settings)
+    for other in (eager, alone):
+        torch.testing.assert_close(captured[0], other[0], rtol=1e-4, atol=1e-5)

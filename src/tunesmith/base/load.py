@@ -19,7 +19,7 @@ from tunesmith.errors import MachineError, ModelError
 from tunesmith.recipe import Recipe
 
 LINEARS = (torch.nn.Linear, bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def choose_compute(recipe: Recipe) -> ComputeType:
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return ComputeType(device, torch.bfloat16, "this GPU has bf16 units")
-        return ComputeType(device, torch.float32, "this GPU has no bf16 units, and fp16 would need loss scaling")
+        return ComputeType(device, torch.float16, "this GPU has no bf16 units; the loss is scaled, the adapter stays in fp32")
     if _cpu_has_bf16():
         return ComputeType(
             device, torch.float32, "fp32 is exact, and this CPU is fast enough at it; --dtype bfloat16 for its bf16 units"

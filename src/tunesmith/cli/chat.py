@@ -65,7 +65,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     base = parser.add_argument_group("for base models; a run is opened as it was trained")
     base.add_argument("--chat-template", metavar="NAME", help="a template's name or file, for models without one")
     base.add_argument("--load-in-4bit", metavar="BOOL", help="in NF4, as it would be trained [true]")
-    base.add_argument("--dtype", help="to compute in: auto, float32, bfloat16 [auto]")
+    base.add_argument("--dtype", help="to compute in: auto, float32, bfloat16, float16 [auto]")
     base.add_argument("--device", help="auto, cpu, cuda [auto]")
     return parser.parse_args(arguments)
 

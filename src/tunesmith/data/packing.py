@@ -17,7 +17,7 @@ from tunesmith.data.best_fit import Rows, best_fit, one_a_row
 from tunesmith.data.examples import Examples, gather
 from tunesmith.data.prefix import Group, share
 from tunesmith.data.render import IGNORE, Example
-from tunesmith.kernels.segments import Segments, segment_positions
+from tunesmith.kernels.segments import Documents, Segments, segment_positions
 
 Ints = NDArray[np.int64]
 
@@ -54,11 +54,12 @@ class Pack:
         )
 
 
-def pad_pack(pack: Pack, tokens: int, labels: int, blocks: int) -> Pack:
+def pad_pack(pack: Pack, tokens: int, labels: int, blocks: int, like: Documents | None = None) -> Pack:
     """The same pack with more tokens (a document of its own, which nothing sees) and more labels (with no target), so that
-    its arrays have these sizes; its attention tables get so many rows. Its loss and gradient are those of the pack."""
+    its arrays have these sizes; its attention tables get so many rows, and the tile of documents like these. Its loss and
+    gradient are those of the pack."""
     more, untrained = tokens - len(pack.input_ids), labels - len(pack.targets)
-    segments = replace(pack.segments, blocks=blocks)
+    segments = replace(pack.segments, blocks=blocks, like=like)
     if more:
         segments = replace(segments, lengths=(*segments.lengths, more), parents=(*segments.parents, -1))
     return replace(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+Documents = tuple[tuple[int, ...], tuple[int, ...]]
+"""Lengths and parents of segments."""
 PADDING_TOLERANCE = 2.0
 """A bucket's longest document may be this much longer than its shortest: more buckets cost calls, fewer cost padding."""
 
@@ -32,13 +34,19 @@ class Bucket:
 @dataclass(frozen=True)
 class Segments:
     """How the ``[T]`` tokens of a pack fall into documents. lengths: of each segment in flat order. parents: for each
-    segment the index of the earlier segment it continues, or -1. device: where attention will run. blocks: on a GPU, rows
-    to pad the kernels' tables to, so that packs with other documents can take one another's place in a CUDA graph."""
+    segment the index of the earlier segment it continues, or -1. device: where attention will run. On a GPU, so that packs
+    with other documents can take one another's place in a CUDA graph: blocks, rows to pad the kernels' tables to, and like,
+    documents whose tile is taken."""
 
     lengths: tuple[int, ...]
     parents: tuple[int, ...]
     device: torch.device = CPU
     blocks: int | None = None
+    like: Documents | None = None
+
+    @property
+    def documents(self) -> Documents:
+        return self.lengths, self.parents
 
     @staticmethod
     def of(lengths: Sequence[int], parents: Sequence[int] | None = None, device: torch.device | str = "cpu") -> "Segments":
@@ -71,7 +79,7 @@ class Segments:
 
         largest = largest_block(head_dim, dtype)
         if largest not in self._layouts:
-            block = choose_block(self.lengths, self.parents, largest)
+            block = choose_block(*(self.like or self.documents), largest)
             self._layouts[largest] = layout(self.lengths, self.parents, self.device, block, self.blocks)
         return self._layouts[largest]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack
+from tunesmith.data.sizes import Ladder
 from tunesmith.errors import MachineError
 from tunesmith.kernels.fused.attention_layout import can_rotate, choose_block, largest_block
 from tunesmith.kernels.fused_attention import MAX_ROTATED_INSIDE
@@ -102,14 +103,18 @@ def make_plan(
 
 
 def _memory(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[Pack], way: Way) -> tuple[Memory, int]:
+    cuda = compute.device.type == "cuda"
     tokens, labels = max(len(pack.input_ids) for pack in packs), max(len(pack.targets) for pack in packs)
+    if cuda:  # where packs are padded
+        sizes = [Ladder.through(packs[0]).sizes(pack) for pack in packs]
+        tokens, labels = max(each.tokens for each in sizes), max(each.labels for each in sizes)
     if way.split > 1:
         assert recipe.per_device_train_batch_size is not None
         assert recipe.max_length is not None
         most = recipe.per_device_train_batch_size // way.split * recipe.max_length
         tokens, labels = min(tokens, most), min(labels, most)
     size = compute.dtype.itemsize
-    if compute.device.type == "cuda":
+    if cuda:
         inside = all(_rotates_inside(pack, shape, compute) for pack in packs)
         return predict_gpu_memory(shape, recipe, tokens, labels, size, way, inside), 0
     return predict_memory(shape, way.of(recipe), tokens, size, way.keep), PROCESS_BYTES

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from tunesmith.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -32,6 +37,70 @@ def replace_durably(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def made_whole(place: Path) -> Iterator[Path]:
+    """A place to make a file or a folder at, which is moved to ``place`` at the end of the block: all of it, or none, also if the
+    process is killed or the power fails. What a process that died has left of it is cleared away; an error leaves nothing.
+
+    Raises:
+        RunError: another process is making it, or something came there meanwhile.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    workshop = place.with_name(f".tmp-{place.name}")
+    workshop.mkdir(exist_ok=True)
+    with _alone_in(workshop, place):
+        made = workshop / place.name
+        _remove(made)
+        try:
+            yield made
+            for path in (made, *made.rglob("*")):
+                (sync_folder if path.is_dir() else _sync_file)(path)
+            _move(made, place)
+            sync_folder(place.parent)
+        finally:
+            shutil.rmtree(workshop, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(workshop: Path, place: Path) -> Iterator[None]:
+    """Holds the system's own lock on a folder, where there is one; it ends with the process."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(workshop, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise RunError(f"Another process is making {place}.", "Wait for it to end, or give another name.") from error
+    except OSError:
+        pass  # a disk without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _move(made: Path, place: Path) -> None:
+    """Raises RunError if something stands there, other than an empty folder where a folder goes."""
+    try:
+        if place.is_dir():
+            place.rmdir()
+        elif place.exists():
+            raise FileExistsError
+    except OSError as error:
+        raise RunError(f"{place} was made by somebody else meanwhile.", "Give another name, or move it away.") from error
+    os.rename(made, place)
+
+
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which files a folder holds; Windows does so by itself."""
     if os.name == "nt":
@@ -46,10 +115,14 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that died was in the middle of writing (``.tmp-…``)."""
     for path in folder.glob(".tmp-*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -14,43 +14,44 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from tunesmith.data.packing import Pack, pad_pack
+from tunesmith.data.packing import Pack
+from tunesmith.data.sizes import Ladder, Sizes
 from tunesmith.kernels.dropout import start_seed
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
 from tunesmith.training.flat import FlatParameters
+from tunesmith.training.loss_scale import LossScale
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.state import Tensors, optimizer_state, set_optimizer_state
 from tunesmith.training.step import PackLoss
 
 MAX_CAPTURED = 8
 """Graphs kept; packs that none of them takes run eagerly."""
-ROOM = 0.03
-"""Share by which a captured pass has more tokens than the pack it was captured for, so that packs like it fit."""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Of an update: step, trained tokens, and where its rows come from."""
+    """Of an update: its rows, step, and trained tokens."""
 
+    packs: Sequence[Pack]
     step: int
     trained: int
-    where: list[str]
 
 
 class GraphUpdate:
-    """As `update.EagerUpdate`, on a GPU, where the next window's gradient is queued while one waits for a result.
+    """As `update.EagerUpdate`, on a GPU, where the next window's gradient is queued while one waits for a result (but in fp16,
+    where that result may be that the gradient must be made again).
 
     The first update, and the first pack of each size, run eagerly: they compile kernels and find every tensor that has no
     gradient. ``eager_reason`` says why nothing is captured, if so.
     """
 
-    overlaps = True
-
     def __init__(
-        self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, compute: torch.dtype
+        self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, compute: torch.dtype, first: Pack
     ) -> None:
+        """first: the run's first pack, whose sizes packs are padded to."""
         self.loss_of, self.parameters, self.recipe, self.peak = loss_of, parameters, recipe, peak
+        self.ladder = Ladder.through(first)
         self.device = next(iter(parameters.values())).device
         self.compute, self.max_norm = compute, recipe.max_grad_norm or math.inf
         self.stream = torch.cuda.Stream(self.device)
@@ -59,21 +60,24 @@ class GraphUpdate:
         self.sums = torch.zeros(2, device=self.device)  # sum of losses, norm of the gradient
         self.report = torch.zeros(2, device=self.device)  # the same of the update finished last
         self.answer, self.answered = torch.zeros(2, pin_memory=True), torch.cuda.Event()
-        self.inverse = torch.zeros((), device=self.device)  # 1 / trained tokens of the window
+        self.scale = LossScale(compute)
+        self.overlaps = not self.scale.adaptive
+        self.inverse = torch.zeros((), device=self.device)  # loss scale / trained tokens of the window
+        self.shrink = torch.ones((), device=self.device)  # 1 / loss scale
         self.captured: list[_Captured] = []
         self.eager_reason: str | None = None
         self.flat: FlatParameters | None = None
         self.captured_finish: torch.cuda.CUDAGraph | None = None
         self.finishes = 0
-        self.loaded: tuple[Tensors, Mapping[str, float]] = {}, {}
+        self.loaded: tuple[Tensors, dict[str, float]] = {}, {}
 
     def begin(self, packs: Sequence[Pack], step: int) -> None:
         """Queue the gradient of the window of update ``step`` (1-based); the parameters stay as they are."""
         trained = sum(len(pack.targets) for pack in packs)
-        self.begun = _Window(step, trained, [where for pack in packs for where in pack.where])
+        self.begun = _Window(packs, step, trained)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
-            self.inverse.fill_(1 / trained)
+            self.inverse.fill_(self.scale.value / trained)
             for pack in packs:
                 self._accumulate(pack)
             if self.flat is None:
@@ -82,9 +86,10 @@ class GraphUpdate:
     def finish(self, rate: float) -> None:
         """Queue the update whose gradient is there, at this learning rate. A loss or gradient that is not finite is found on
         the device, which then makes none."""
-        self.finishing = self.begun
+        self.finishing, self.asked = self.begun, rate
         with torch.cuda.stream(self.stream):
             self.rate.fill_(rate)
+            self.shrink.fill_(1 / self.scale.value)
             self._finish()
             self.answer.copy_(self.report, non_blocking=True)
             self.answered.record(self.stream)
@@ -95,24 +100,41 @@ class GraphUpdate:
         Raises:
             TrainingError: one of them is not finite; the update was not made.
         """
+        loss, norm = self._answer()
+        while math.isfinite(loss) and not math.isfinite(norm) and self.scale.halve():
+            self._again()
+            loss, norm = self._answer()
+        window = self.finishing
+        guard.check_loss(loss, window.step, [where for pack in window.packs for where in pack.where])
+        guard.check_norm(norm, window.step)
+        self.scale.made()
+        return loss / window.trained, norm
+
+    def _answer(self) -> tuple[float, float]:
         self.answered.synchronize()
         torch.cuda.current_stream(self.device).wait_event(self.answered)
         loss, norm = self.answer.tolist()
-        guard.check_loss(loss, self.finishing.step, self.finishing.where)
-        guard.check_norm(norm, self.finishing.step)
-        return loss / self.finishing.trained, norm
+        return loss, norm
+
+    def _again(self) -> None:
+        """Queue the update finished last once more: it was not made."""
+        with torch.cuda.stream(self.stream):
+            self.seed.sub_(len(self.finishing.packs))
+        self.begin(self.finishing.packs, self.finishing.step)
+        self.finish(self.asked)
 
     def state(self) -> tuple[Tensors, dict[str, float]]:
         """The optimizer's tensors and plain numbers between two updates, in host memory. The result of the last update has
         been waited for, and no gradient is begun."""
         if self.flat is None:
-            return self.loaded[0], dict(self.loaded[1])
-        return optimizer_state(self.optimizer)
+            return self.loaded[0], self.loaded[1] | self.scale.counts()
+        tensors, counts = optimizer_state(self.optimizer)
+        return tensors, counts | self.scale.counts()
 
     def load(self, tensors: Tensors, counts: Mapping[str, float], micro_batches: int) -> None:
         """Go on from such a state, after so many micro-batches; the parameters are set by the caller. The optimizer takes its
         share when it is made, after the first gradient."""
-        self.loaded = tensors, counts
+        self.loaded = tensors, self.scale.take(counts)
         start_seed(self.device, self.recipe.seed).add_(micro_batches)
 
     def _start(self, step: int) -> None:
@@ -123,15 +145,16 @@ class GraphUpdate:
         set_optimizer_state(self.optimizer, *self.loaded)
 
     def _accumulate(self, pack: Pack) -> None:
-        """Add the gradient of a micro-batch."""
-        captured = next((c for c in self.captured if c.takes(pack, self.loss_of.any_layout)), None)
+        """Add the gradient of a micro-batch, padded the same way whether it is captured or not."""
+        sizes = self.ladder.sizes(pack) if self.loss_of.any_layout else None
+        pack = sizes.pad(pack) if sizes is not None else pack
+        captured = next((c for c in self.captured if c.takes(pack, sizes)), None)
         if captured is not None:
             captured.replay(pack)
-            return
-        if self.flat is None or self.eager_reason is not None or len(self.captured) >= MAX_CAPTURED:
+        elif self.flat is None or self.eager_reason is not None or len(self.captured) >= MAX_CAPTURED:
             self._backward(pack.to(self.device))
         else:
-            self._capture(pack)
+            self._capture(pack.to(self.device), sizes)
 
     def _backward(self, pack: Pack) -> None:
         self.seed.add_(1)
@@ -142,11 +165,9 @@ class GraphUpdate:
             self.flat.gather()
         self.sums[0].add_(loss.detach())
 
-    def _capture(self, pack: Pack) -> None:
+    def _capture(self, static: Pack, sizes: Sizes | None) -> None:
         """Add the gradient of the first pack of its kind, eagerly, which compiles what it needs; then capture that for the
         next ones."""
-        sizes = _Sizes.around(pack) if self.loss_of.any_layout else None
-        static = (sizes.pad(pack) if sizes else pack).to(self.device)
         self._backward(static)
         graph = torch.cuda.CUDAGraph()
         try:
@@ -189,6 +210,8 @@ class GraphUpdate:
 
     def _clip(self) -> None:
         assert self.flat is not None
+        if self.scale.adaptive:
+            self.flat.grad.mul_(self.shrink)
         norm = torch.linalg.vector_norm(self.flat.grad)
         self.sums[1].copy_(norm)
         if self.max_norm < math.inf:
@@ -219,52 +242,23 @@ class GraphUpdate:
             self.flat.release()
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """tokens, labels: lengths of a pack's arrays. blocks: rows of its attention tables."""
-
-    tokens: int
-    labels: int
-    blocks: int
-
-    @staticmethod
-    def around(pack: Pack) -> "_Sizes":
-        """Sizes with a little room, so that packs like this one fit too; exact for rows that are all alike."""
-        tokens, labels = len(pack.input_ids), len(pack.targets)
-        if len(set(pack.segments.lengths)) > 1:
-            tokens, labels = math.ceil(tokens * (1 + ROOM)), math.ceil(labels * (1 + 2 * ROOM))
-        return _Sizes(tokens, labels, tokens // 16 + 2 * len(pack.segments.lengths) + 2)
-
-    def fit(self, pack: Pack) -> bool:
-        """Whether a pack goes in, and not too much of the room is wasted on it."""
-        tokens, labels = len(pack.input_ids), len(pack.targets)
-        blocks = self.tokens // 16 + len(pack.segments.lengths) + 2  # those of the padding too
-        inside = tokens <= self.tokens and labels <= self.labels and blocks <= self.blocks
-        return inside and tokens >= self.tokens * (1 - 3 * ROOM)
-
-    def pad(self, pack: Pack) -> Pack:
-        return pad_pack(pack, self.tokens, self.labels, self.blocks)
-
-
 class _Captured:
-    """A captured forward and backward, the pack it reads, and if it serves packs of any layout, their sizes."""
+    """A captured forward and backward, the pack it reads, and the sizes it serves (None: this layout alone)."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, pack: Pack, sizes: _Sizes | None) -> None:
+    def __init__(self, graph: torch.cuda.CUDAGraph, pack: Pack, sizes: Sizes | None) -> None:
         self.graph, self.pack, self.sizes = graph, pack, sizes
-        self.lengths, self.parents = pack.segments.lengths, pack.segments.parents  # of the pack whose tables are loaded
+        self.documents = pack.segments.documents  # of the pack whose tables are loaded
 
-    def takes(self, pack: Pack, any_layout: bool) -> bool:
-        if any_layout and self.sizes is not None:
-            return self.sizes.fit(pack)
-        mine, its = self.pack.segments, pack.segments
-        return (mine.lengths, mine.parents, len(self.pack.targets)) == (its.lengths, its.parents, len(pack.targets))
+    def takes(self, pack: Pack, sizes: Sizes | None) -> bool:
+        if sizes is not None:
+            return self.sizes == sizes
+        mine, its = self.pack, pack
+        return (mine.segments.documents, len(mine.targets)) == (its.segments.documents, len(its.targets))
 
     def replay(self, pack: Pack) -> None:
-        if self.sizes is not None:
-            pack = self.sizes.pad(pack)
-            if pack.segments.lengths != self.lengths or pack.segments.parents != self.parents:
-                self.pack.segments.load(pack.segments)
-                self.lengths, self.parents = pack.segments.lengths, pack.segments.parents
+        if pack.segments.documents != self.documents:
+            self.pack.segments.load(pack.segments)
+            self.documents = pack.segments.documents
         for name in ("input_ids", "position_ids", "label_index", "targets"):
             target: Tensor = getattr(self.pack, name)
             target.copy_(getattr(pack, name), non_blocking=True)

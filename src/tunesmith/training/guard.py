@@ -1,14 +1,16 @@
 """Hard stops: training that could only end in nonsense ends here instead, before it does harm."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from tunesmith.errors import MachineError, TrainingError
+from tunesmith.errors import MachineError, ModelError, TrainingError
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -34,17 +36,21 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
+def device_failure(error: BaseException) -> str | None:
+    """What a GPU that failed says of it, in one line; None for any other error. Nothing works on it again in this process."""
+    lost = isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and str(error).startswith("CUDA error"))
+    return str(error).partition("\n")[0] if lost and not ran_out_of_memory(error) else None
+
+
 @contextmanager
 def working_device(then: str) -> Iterator[None]:
     """Turns a GPU that fails within this block into a MachineError. then: the command that goes on."""
     try:
         yield
     except RuntimeError as error:
-        lost = isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
-        if not lost or ran_out_of_memory(error):
+        if (said := device_failure(error)) is None:
             raise
-        first = str(error).partition("\n")[0]
-        raise MachineError(f"The GPU failed ({first}).", f"Once it works again, {then}.") from error
+        raise MachineError(f"The GPU failed ({said}).", f"Once it works again, {then}.") from error
 
 
 def check_loss(loss: float, step: int, where: Sequence[str]) -> None:
@@ -54,6 +60,29 @@ def check_loss(loss: float, step: int, where: Sequence[str]) -> None:
         raise TrainingError(
             f"The loss became {loss} at update {step} (rows: {rows}); the adapter was not updated with it.",
             "Look at these rows, or lower the learning rate.",
+        )
+
+
+def check_range(model: Any, loss: Callable[[], Tensor]) -> None:
+    """Raises ModelError if this pass of a model that computes in fp16 leaves that type's range, naming where."""
+    outside: list[str] = []
+
+    def watch(name: str, module: Any, given: Any, made: Any) -> None:
+        first = made[0] if isinstance(made, tuple) else made
+        if not outside and isinstance(first, Tensor) and not bool(torch.isfinite(first).all()):
+            outside.append(name)
+
+    hooks = [module.register_forward_hook(partial(watch, name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            fits = math.isfinite(float(loss()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not fits:
+        raise ModelError(
+            f"This model does not compute in fp16: {outside[0] if outside else 'its head'} gives values above 65504, the largest.",
+            "Use `--dtype float32`, or `--dtype bfloat16` on a GPU that has it.",
         )
 
 

@@ -97,7 +97,7 @@ def train(
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
-    update = make_update(model, loss_of, parameters, recipe, peak)
+    update = make_update(model, loss_of, parameters, recipe, peak, loader)
     schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak)
     position = _begin(begun_at, parameters, update, keeper, schedule.total)
     model.train()
@@ -199,14 +199,14 @@ def restore(state: State, parameters: Mapping[str, Parameter], update: EagerUpda
 
 
 def make_update(
-    model: Any, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float
+    model: Any, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, loader: Loader
 ) -> EagerUpdate | GraphUpdate:
-    """The fastest way to make an update on the device the parameters lie on."""
+    """The fastest way to make an update of these rows on the device the parameters lie on."""
     embedding = model.get_input_embeddings().weight
     alike = len({parameter.dtype for parameter in parameters.values()}) == 1  # trained biases may be of the model's own type
     if embedding.is_cuda and alike:
-        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype)
-    return EagerUpdate(loss_of, parameters, recipe, peak)
+        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype, next(iter(loader.epoch(0)))[0])
+    return EagerUpdate(loss_of, parameters, recipe, peak, embedding.dtype)
 
 
 def _windows(loader: Loader, total: int, start: Position = Position()) -> Iterator[Window]:

@@ -10,6 +10,7 @@ from tunesmith.data.packing import Pack
 from tunesmith.kernels.dropout import start_seed
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
+from tunesmith.training.loss_scale import LossScale
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.state import Tensors, optimizer_state, set_optimizer_state
 from tunesmith.training.step import PackLoss
@@ -25,12 +26,15 @@ class EagerUpdate:
 
     overlaps = False
 
-    def __init__(self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float) -> None:
+    def __init__(
+        self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, compute: torch.dtype
+    ) -> None:
         self.loss_of, self.parameters, self.recipe = loss_of, parameters, recipe
         self.device = next(iter(parameters.values())).device
         self.max_norm = recipe.max_grad_norm or math.inf
         self.optimizer = make_optimizer(parameters.values(), recipe, peak, self.device)
         self.seed = start_seed(self.device, recipe.seed)
+        self.scale = LossScale(compute)
 
     def begin(self, packs: Sequence[Pack], step: int) -> None:
         """The gradient of the window of update ``step`` (1-based); the parameters stay as they are.
@@ -46,11 +50,11 @@ class EagerUpdate:
                 loss = self.loss_of.of(pack.to(self.device))
                 value = float(loss.detach())
                 guard.check_loss(value, step, pack.where)
-                (loss / trained).backward()
+                (loss / trained * self.scale.value).backward()
             total += value
         if step == 1:
             guard.check_gradients(self.parameters, step)
-        self.step, self.loss = step, total / trained
+        self.packs, self.step, self.loss = packs, step, total / trained
 
     def finish(self, rate: float) -> None:
         """Make the update whose gradient is there, at this learning rate.
@@ -58,12 +62,25 @@ class EagerUpdate:
         Raises:
             TrainingError: the gradient is not finite (before the update).
         """
-        self.norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm))
+        self.norm = self._clip()
+        while not math.isfinite(self.norm) and self.scale.halve():
+            self.optimizer.zero_grad()
+            self.seed.sub_(len(self.packs))
+            self.begin(self.packs, self.step)
+            self.norm = self._clip()
         guard.check_norm(self.norm, self.step)
+        self.scale.made()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _clip(self) -> float:
+        if self.scale.adaptive:
+            for parameter in self.parameters.values():
+                assert parameter.grad is not None
+                parameter.grad.div_(self.scale.value)
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm))
 
     def result(self) -> tuple[float, float]:
         """The window's mean loss and the norm of its gradient, of the update made last."""
@@ -71,11 +88,12 @@ class EagerUpdate:
 
     def state(self) -> tuple[Tensors, dict[str, float]]:
         """The optimizer's tensors and plain numbers between two updates, in host memory."""
-        return optimizer_state(self.optimizer)
+        tensors, counts = optimizer_state(self.optimizer)
+        return tensors, counts | self.scale.counts()
 
     def load(self, tensors: Tensors, counts: Mapping[str, float], micro_batches: int) -> None:
         """Go on from such a state, after so many micro-batches; the parameters are set by the caller."""
-        set_optimizer_state(self.optimizer, tensors, counts)
+        set_optimizer_state(self.optimizer, tensors, self.scale.take(counts))
         start_seed(self.device, self.recipe.seed).add_(micro_batches)
 
     def close(self) -> None:

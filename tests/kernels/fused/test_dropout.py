@@ -91,7 +91,7 @@ def test_a_replayed_graph_draws_anew_when_the_seed_moves():
 def test_neither_salt_nor_p_nor_the_number_of_rows_compiles_anew():
     seed = torch.tensor([5], device="cuda")
     dropout.drop(torch.ones(64, 256, device="cuda"), 0.5, seed, 7)
-    compiled = len(dropout._drop.device_caches[torch.cuda.current_device()][0])
+    compiled = len(dropout._drop.function.device_caches[torch.cuda.current_device()][0])
     for rows, p, salt in ((1, 0.05, 0), (17, 0.9, 1), (32, 0.0, 16), (5, 1 / 2**16, 2**31 - 1)):
         dropout.drop(torch.ones(rows, 256, device="cuda"), p, seed, salt)
-    assert len(dropout._drop.device_caches[torch.cuda.current_device()][0]) == compiled
+    assert len(dropout._drop.function.device_caches[torch.cuda.current_device()][0]) == compiled
