@@ -491,9 +491,7 @@ def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
             "dtype": dtype,
         }
         job, rows = _bundled_job(settings) if folder is None else (_tunesmith_job(folder, settings)[0], synthetic_rows())
-        curves[f"tunesmith, {dtype}"], begun, targets = _tunesmith_curve(job)
-        assert not adapter or all((adapter[name] == begun[name]).all() for name in begun), "the adapters differ"
-        adapter = begun
+        curves[f"tunesmith, {dtype}"], adapter, targets = _tunesmith_curve(job, adapter)
     for dtype in ("bfloat16", "float32"):
         curves[f"trl, {dtype}"] = _trl_curve(job, rows, adapter, targets, dtype, steps)
     pairs = [(f"tunesmith, {dtype}", f"trl, {dtype}") for dtype in ("bfloat16", "float32")]
@@ -505,14 +503,17 @@ def loss_curve(folder: Path | None, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tunesmith_curve(job: Any) -> tuple[list[float], dict[str, Any], list[str]]:
-    """The losses, the adapter they began with, and the linears that have one."""
+def _tunesmith_curve(job: Any, adapter: dict[str, Any]) -> tuple[list[float], dict[str, Any], list[str]]:
+    """The losses from this adapter, or from a fresh one; that adapter; and the linears that have one."""
     from tunesmith.base.adapter import adapter_parameters
     from tunesmith.job import load_job
     from tunesmith.training.loop import train
+    from tunesmith.training.state import host_copy, put_adapter
 
     model, loss_of, loaded = load_job(job)
-    adapter = {name: parameter.detach().cpu().clone() for name, parameter in adapter_parameters(model).items()}
+    if adapter:
+        put_adapter(adapter_parameters(model), adapter)
+    adapter = host_copy(adapter_parameters(model))
     losses = [update.loss for update in train(model, loss_of, job.loader, job.recipe, 3e-4)]
     del model, loss_of
     _free()
@@ -619,6 +620,7 @@ def versions(*names: str) -> dict[str, str]:
 def _command(options: argparse.Namespace) -> str:
     """This call, without what is particular to the machine."""
     names = " ".join(name.replace(" ", "-") for name in options.contenders)
+    names = f"--unsloth-path PATH {names}" if options.unsloth_path else names
     return f"python benchmarks/gpu_recipe.py --folder FOLDER --layers {options.layers} --trl-steps {options.trl_steps} {names}"
 
 

@@ -227,7 +227,8 @@ def _train(
     with interruptible() as interrupt, (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
         begun_at = found.state if found else None
         keeper = RunKeeper(folder, recipe, origin, lambda: interrupt.asked, begun_at.best if begun_at else None)
-        reports = train_loop(model, loss_of, job.loader, recipe, recipe.learning_rate, eval_packs(job), keeper, begun_at)
+        updates = (model, loss_of, job.loader, recipe, recipe.learning_rate, eval_packs(job))
+        reports = train_loop(*updates, keeper, begun_at, lambda line: watch(Note(line)))
         try:
             with guard.working_device(f"`tunesmith resume {folder}` goes on from its newest checkpoint"):
                 for report in reports:

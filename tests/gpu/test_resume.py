@@ -87,7 +87,7 @@ def test_memory_that_runs_out_costs_time_and_no_update(tiny_model_folder, tmp_pa
 
     kept, much, _ = peak("kept", gradient_checkpointing=False)
     recomputed, little, _ = peak("recomputed", gradient_checkpointing=True, activation_offloading=False)
-    assert little < 0.7 * much
+    assert little < 0.8 * much
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((little + 0.3 * (much - little)) / total)

@@ -113,3 +113,15 @@ def test_shared_prefixes_are_captured_too(tiny_model_folder):
     alone = run(tiny_model_folder, shared_prefix=False, **settings)
     for other in (eager, alone):
         torch.testing.assert_close(captured[0], other[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(tiny_model_folder):
+    class Stubborn(GraphUpdate):
+        """Its passes look at a number on the way."""
+
+        def _backward(self, pack):
+            super()._backward(pack)
+            float(self.sums[0])
+
+    stubborn, eager = run(tiny_model_folder, Stubborn, eager=True), run(tiny_model_folder, EagerUpdate)
+    torch.testing.assert_close(stubborn[0], eager[0], rtol=1e-4, atol=1e-5)

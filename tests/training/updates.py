@@ -19,9 +19,12 @@ from tunesmith.training.update import EagerUpdate
 STEPS = 8
 
 
-def run(folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 24), rate=1e-2, ahead=False, prefix=0, **settings):
+def run(
+    folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 24), rate=1e-2, ahead=False, prefix=0, eager=False,
+    **settings,
+):  # fmt: skip
     """Losses and norms ``[STEPS, 2]`` of a few updates on the same rows, and the adapter after them. prefix: tokens that all
-    rows begin with, and are not trained on."""
+    rows begin with, and are not trained on. eager: it is told that nothing could be captured."""
     recipe = Recipe.of({
         "model_name_or_path": str(folder), "dataset_name": "x", "max_length": 24, "learning_rate": 1e-2, "dtype": "float32",
         "lora_dropout": 0.3, "dequantize": "always", "gradient_checkpointing": False, "activation_offloading": False,
@@ -43,8 +46,8 @@ def run(folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 2
     parameters = adapter_parameters(model)
     model.train()
     settings = (loss_of, parameters, recipe, rate)
-    made, packs = [], next(iter(loader.epoch(0)))
-    update = way(*settings, compute.dtype, *([] if issubclass(way, EagerUpdate) else [packs[0]]))
+    made, told, packs = [], [], next(iter(loader.epoch(0)))
+    update = way(*settings, compute.dtype, *([] if issubclass(way, EagerUpdate) else [packs[0], told.append]))
     assert (max(packs[0].segments.parents) >= 0) == (prefix > 0 and recipe.shared_prefix)
     for step in range(1, STEPS + 1):
         if step == 1 or not ahead:
@@ -55,7 +58,7 @@ def run(folder, way=GraphUpdate, batch=4, accumulation=1, lengths=(24, 24, 24, 2
             update.begin(packs, step + 1)
         made.append(update.result())
     if isinstance(update, GraphUpdate):
-        assert update.eager_reason is None
+        assert bool(told) == (update.eager_reason is not None) == eager
     update.close()
     adapter = torch.cat([p.detach().flatten() for p in parameters.values()]).cpu()
     del model, base, update

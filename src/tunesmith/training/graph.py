@@ -7,7 +7,7 @@ pack of about its size, padded with a document that nothing sees.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +47,11 @@ class GraphUpdate:
     """
 
     def __init__(
-        self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, compute: torch.dtype, first: Pack
-    ) -> None:
-        """first: the run's first pack, whose sizes packs are padded to."""
+        self, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, compute: torch.dtype,
+        first: Pack, tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """first: the run's first pack, whose sizes packs are padded to. tell: takes a line for the user."""
+        self.tell = tell
         self.loss_of, self.parameters, self.recipe, self.peak = loss_of, parameters, recipe, peak
         self.ladder = Ladder.through(first)
         self.device = next(iter(parameters.values())).device
@@ -174,7 +176,7 @@ class GraphUpdate:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._backward(static)
         except RuntimeError as error:
-            self.eager_reason = str(error).splitlines()[0]
+            self._give_up(error)
             for parameter in self.parameters.values():
                 parameter.grad = None  # it may lie where a captured pass that never ran would have written it
         else:
@@ -195,11 +197,26 @@ class GraphUpdate:
         elif self.finishes <= 2 or self.eager_reason is not None:
             self._clip_and_step()
         else:
-            graph = torch.cuda.CUDAGraph()
+            self._capture_finish()
+
+    def _capture_finish(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._clip_and_step()
+        except RuntimeError as error:
+            self._give_up(error)
+            self._clip_and_step()
+        else:
             self.captured_finish = graph
             graph.replay()
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """What could not be captured runs operation by operation from here on. Memory that ran out is for the caller."""
+        if guard.ran_out_of_memory(error):
+            raise error
+        self.eager_reason = str(error).splitlines()[0]
+        self.tell(f"Updates run operation by operation, which is slower: they could not be captured ({self.eager_reason})")
 
     def _step_on_the_default_stream(self) -> None:
         """bitsandbytes' optimizers run there whatever the current stream is, and so must what they wait for: the states that

@@ -84,20 +84,21 @@ class _Schedule:
 
 def train(
     model: Any, loss_of: PackLoss, loader: Loader, recipe: Recipe, peak: float, eval_packs: Sequence[Pack] = (),
-    keeper: Keeper = Keeper(), begun_at: State | None = None,
+    keeper: Keeper = Keeper(), begun_at: State | None = None, tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[StepReport]:  # fmt: skip
     """Train the adapter of ``model`` in place, yielding a report after every update.
 
     Args:
         keeper: says after which updates the state is saved, and saves it once the report of that update was taken.
         begun_at: a state to go on from; the reports begin after it.
+        tell: takes a line for the user.
 
     Raises:
         TrainingError: loss, gradient (before the update), held-out loss or saved state are not finite, or a gradient is missing.
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
-    update = make_update(model, loss_of, parameters, recipe, peak, loader)
+    update = make_update(model, loss_of, parameters, recipe, peak, loader, tell)
     schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak)
     position = _begin(begun_at, parameters, update, keeper, schedule.total)
     model.train()
@@ -199,13 +200,14 @@ def restore(state: State, parameters: Mapping[str, Parameter], update: EagerUpda
 
 
 def make_update(
-    model: Any, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, loader: Loader
-) -> EagerUpdate | GraphUpdate:
+    model: Any, loss_of: PackLoss, parameters: Mapping[str, Parameter], recipe: Recipe, peak: float, loader: Loader,
+    tell: Callable[[str], None],
+) -> EagerUpdate | GraphUpdate:  # fmt: skip
     """The fastest way to make an update of these rows on the device the parameters lie on."""
     embedding = model.get_input_embeddings().weight
     alike = len({parameter.dtype for parameter in parameters.values()}) == 1  # trained biases may be of the model's own type
     if embedding.is_cuda and alike:
-        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype, next(iter(loader.epoch(0)))[0])
+        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype, next(iter(loader.epoch(0)))[0], tell)
     return EagerUpdate(loss_of, parameters, recipe, peak, embedding.dtype)
 
 
