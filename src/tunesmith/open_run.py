@@ -15,7 +15,8 @@ from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.render import Renderer
 from tunesmith.errors import AdapterError
 from tunesmith.generate.session import Session
-from tunesmith.plan.memory import available_bytes, footprint, shape_of
+from tunesmith.plan.machine import available_bytes
+from tunesmith.plan.memory import footprint, shape_of
 from tunesmith.recipe import Recipe
 
 

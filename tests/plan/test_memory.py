@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import Phi3Config
 
 from tunesmith.base.adapter import adapter_parameters, attach
@@ -17,7 +16,6 @@ from tunesmith.errors import ModelError
 from tunesmith.plan.memory import (
     Memory,
     Shape,
-    available_bytes,
     footprint,
     kbit_prepared_footprint,
     predict_memory,
@@ -190,7 +188,3 @@ def test_activations_grow_with_tokens_and_checkpointing_saves_most_of_them(phi3:
 def test_logits_in_flight_are_bounded(phi3: Shape) -> None:
     growth = [predict(phi3, n + 1024).activations - predict(phi3, n).activations for n in (2**14, 2**18)]
     assert growth[0] == growth[1]
-
-
-def test_free_memory_of_the_machine_is_a_number_of_bytes() -> None:
-    assert 2**20 < available_bytes(torch.device("cpu")) < 2**50

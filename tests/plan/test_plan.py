@@ -10,7 +10,8 @@ from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Example
 from tunesmith.errors import MachineError
-from tunesmith.plan.memory import Shape, available_bytes, predict_memory
+from tunesmith.plan.machine import available_bytes
+from tunesmith.plan.memory import Shape, predict_memory
 from tunesmith.plan.plan import PROCESS_BYTES, make_plan
 from tunesmith.plan.speed import Speed, step_seconds
 from tunesmith.plan.way import Way

@@ -14,6 +14,9 @@ from tunesmith.recipe import Recipe
 
 ADAPTER = "default"
 
+PEFT_ASKS = "`is_gradient_checkpointing` is deprecated"
+"""What transformers answers when peft asks by an old name: nothing that a user could do anything about."""
+
 
 def without_adapter(model: Any) -> Any:
     """The transformers model itself, of one with an adapter or without; an adapter stays in its layers."""
@@ -68,6 +71,7 @@ def attach(model: Any, recipe: Recipe, base: str, revision: str | None) -> Any:
     torch.manual_seed(recipe.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        warnings.filterwarnings("ignore", message=PEFT_ASKS)
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
     config.base_model_name_or_path, config.revision = base, revision
     return peft_model
@@ -97,6 +101,7 @@ def open_adapter(model: Any, folder: Path) -> Any:
     config.inference_mode = True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys.*")
+        warnings.filterwarnings("ignore", message=PEFT_ASKS)
         warnings.filterwarnings("error", message=".*no parameter was matched")
         try:
             peft_model = PeftModel(model, config, ADAPTER, autocast_adapter_dtype=True)

@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     from tunesmith.base.catalog import cache_dir, resolve
     from tunesmith.base.load import choose_compute
     from tunesmith.errors import ModelError
-    from tunesmith.plan.memory import available_bytes
+    from tunesmith.plan.machine import available_bytes
     from tunesmith.plan.speed import measure_flops
     from tunesmith.recipe import Recipe
 

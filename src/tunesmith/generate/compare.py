@@ -100,7 +100,7 @@ def compare(
         seconds: begin no more answers after so long. suites: ask the suites too, or look at general text only.
         told: what is being done, and how much of it is done.
     """
-    limit = int(getattr(session.model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+    limit = session.context
     renderer = session.renderer if session.renderer.assistant_only else Renderer(session.renderer.tokenizer)
     told("losses", 0, 2)
     known = _losses_of_rows(renderer, rows, losses, limit, told)

@@ -151,12 +151,3 @@ def predict_memory(shape: Shape, recipe: Recipe, tokens: int, element_bytes: int
         adapter=16 * shape.trainable(recipe.lora_r, targets),
         activations=activations + logits,
     )
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that a new allocation can take now, on a GPU or of the machine."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return psutil.virtual_memory().available

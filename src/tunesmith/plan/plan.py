@@ -10,7 +10,8 @@ from tunesmith.errors import MachineError
 from tunesmith.kernels.fused.attention_layout import can_rotate, choose_block, largest_block
 from tunesmith.kernels.fused_attention import MAX_ROTATED_INSIDE
 from tunesmith.plan.gpu_memory import predict_gpu_memory
-from tunesmith.plan.memory import Memory, Shape, available_bytes, predict_memory
+from tunesmith.plan.machine import available_bytes
+from tunesmith.plan.memory import Memory, Shape, predict_memory
 from tunesmith.plan.speed import Speed, measure_speed, step_seconds
 from tunesmith.plan.way import Way, ways
 from tunesmith.recipe import Recipe
