@@ -1,7 +1,5 @@
 """The verbs after training: merge, export, push."""
 
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -9,16 +7,17 @@ import torch
 
 from tunesmith.api import Run, load
 from tunesmith.base.catalog import gguf_file
-from tunesmith.errors import ModelError, RunError
+from tunesmith.errors import RunError
 from tunesmith.events import Note, Progress, Watch
 from tunesmith.export import gguf
 from tunesmith.export.agreement import LIMITS, Agreement, compare, next_token_logs
 from tunesmith.export.hub import Pushed
-from tunesmith.export.merge import compute_type, open_merged, umask, write_merged
+from tunesmith.export.merge import compute_type, open_merged, write_merged
 from tunesmith.export.ollama import write_modelfile
 from tunesmith.export.publish import publish
 from tunesmith.generate.session import Session, conversations
 from tunesmith.open_run import open_session, recipe_of
+from tunesmith.training.disk import made_whole
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -40,9 +39,8 @@ def merge(run: str | Path, out: str | Path, dtype: str = "bfloat16", watch: Watc
         raise RunError(f"{place} is not empty.", "Give another folder, or move it away.")
     watch(Note("Loading the run"))
     session = open_session(load(run).folder, lean=False)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-    try:
+    with made_whole(place) as made:
+        made.mkdir()
         rows = conversations(session)
         live, limit = next_token_logs(session.model, rows), max(LIMITS[kind], LIMITS[compute_type(session.model)])
         write_merged(session.model, made, kind, session.stop_ids, lambda done, total: watch(Progress("tensors", done, total)))
@@ -55,12 +53,6 @@ def merge(run: str | Path, out: str | Path, dtype: str = "bfloat16", watch: Watc
                 f"({agreement.top1:.1%} of {agreement.tokens} positions have the same likeliest token); it was not kept.",
                 "Try --dtype float32, or ship the adapter itself.",
             )
-        made.chmod(0o777 & ~umask())
-        if place.exists():
-            place.rmdir()
-        made.rename(place)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return agreement, limit
 
 
@@ -74,31 +66,26 @@ def export_gguf(
         ollama: write a Modelfile beside it.
 
     Raises:
-        RunError: the file is there already. ModelError: the base did not come as GGUF, so there is no metadata to take over.
+        RunError: the file is there already. ModelError: llama.cpp has no word for something in a base that did not come as GGUF.
         AdapterError: the family or the adapter's kind has no place in such a file.
     """
     place, folder = Path(out), load(run).folder
-    for path in (place, *([place.with_name("Modelfile")] if ollama else [])):
-        if path.exists():
-            raise RunError(f"{path} is there already.", "Give another name, or move it away.")
-    source = None if kind == "adapter" else _base_file(folder)
+    if place.exists():
+        raise _there(place)
     watch(Note("Loading the run"))
     session = open_session(folder, lean=False)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    made = place.with_name(f".{place.name}.part")
-    try:
-        if source is None:
+    with made_whole(place) as made:
+        if ollama:
+            _write_modelfile(session, made.with_name("Modelfile"), place)
+        if kind == "adapter":
             gguf.write_adapter(session.model, made)
         else:
-            settings = {"tokenizer.chat_template": session.renderer.tokenizer.chat_template}
-            settings["tokenizer.ggml.eos_token_id"] = session.renderer.stop_token_id
+            tokenizer, source = session.renderer.tokenizer, gguf_file(recipe_of(folder).model_name_or_path)
             told = lambda done, total: watch(Progress("tensors", done, total))  # noqa: E731
-            gguf.write_model(session.model, source, made, "f16" if kind == "base" else kind, settings, told, kind != "base")
-        made.rename(place)
-    finally:
-        made.unlink(missing_ok=True)
-    if ollama:
-        _write_modelfile(session, place)
+            stored = "f16" if kind == "base" else kind
+            gguf.write_model(session.model, tokenizer, session.stop_ids, source, made, stored, told, kind != "base")
+        if ollama:
+            made.with_name("Modelfile").replace(place.with_name("Modelfile"))
     return place.stat().st_size
 
 
@@ -112,19 +99,17 @@ def push(
     return publish(place, repo, public=public, base=base, facts_of=facts, told=lambda line: watch(Note(line)))
 
 
-def _base_file(folder: Path) -> Path:
-    """The GGUF file a run's base came from. Raises ModelError."""
-    name = recipe_of(folder).model_name_or_path
-    if source := gguf_file(name):
-        return source
-    raise ModelError(
-        f"{name} did not come as a GGUF file, so there is no tokenizer in GGUF's form to take over.",
-        f"Run `tunesmith merge {folder} FOLDER` and llama.cpp's convert_hf_to_gguf.py on it; or --type adapter.",
-    )
+def _there(path: Path) -> RunError:
+    return RunError(f"{path} is there already.", "Give another name, or move it away.")
 
 
-def _write_modelfile(session: Session, place: Path) -> None:
+def _write_modelfile(session: Session, made: Path, place: Path) -> None:
+    """The Modelfile of a file that will be at ``place``. Raises RunError if another one stands beside it; the same one may, which
+    an export that was killed has left."""
     tokenizer = session.renderer.tokenizer
     stops = [tokenizer.convert_ids_to_tokens(token) for token in session.stop_ids]
     render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
-    write_modelfile(place.with_name("Modelfile"), place.name, render, tokenizer.bos_token or "", stops)
+    write_modelfile(made, place.name, render, tokenizer.bos_token or "", stops)
+    there = place.with_name("Modelfile")
+    if there.exists() and there.read_bytes() != made.read_bytes():
+        raise _there(there)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
+from tests.export.tiny_bases import save_base, sentencepiece
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.base.adapter import adapter_parameters, attach, open_adapter
-from tunesmith.base.catalog import resolve
+from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.lean import speed_up
 from tunesmith.base.load import choose_compute, load_model
+from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.export.adapter import save_adapter
 from tunesmith.recipe import Recipe
 
@@ -143,3 +145,14 @@ def test_an_adapter_moves_with_its_folder(saved: tuple[Any, Path], tiny_model_fo
     moved = shutil.move(saved[1], tmp_path / "elsewhere")
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32), moved)
     torch.testing.assert_close(logits(plain.eval()), logits(saved[0]), rtol=0, atol=1e-5)
+
+
+def test_the_tokenizer_beside_it_puts_spaces_as_the_one_that_was_trained_with(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama", sentencepiece())
+    told = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(told | {"tokenizer_class": "LlamaTokenizer", "legacy": True}))
+    trained_with = load_tokenizer(resolve(str(base)))
+    assert trained_with.tokenize("<s>the</s>the")[1].startswith("\u2581"), "a space is put behind every special token"
+    trained_with.save_pretrained(tmp_path / "run")
+    again = load_tokenizer(ModelSource(str(tmp_path / "run"), None, "run"))
+    assert again.tokenize("<s>the</s>the") == trained_with.tokenize("<s>the</s>the")

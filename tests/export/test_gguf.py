@@ -5,41 +5,21 @@ import json
 import gguf
 import numpy as np
 import pytest
-import torch
+from tests.export.tiny_bases import save_run
 from tests.llama_cpp import answers_of
 
 import tunesmith as ts
-from tunesmith.base.adapter import attach
-from tunesmith.base.catalog import resolve
-from tunesmith.base.load import choose_compute, load_model
-from tunesmith.base.tokenizer import load_tokenizer
-from tunesmith.errors import ModelError, RunError
-from tunesmith.export.adapter import save_adapter
+from tunesmith.errors import RunError
 from tunesmith.export.ollama import write_modelfile
 from tunesmith.generate.engine import Sampling, generate
 from tunesmith.generate.session import QUESTIONS
-from tunesmith.recipe import Recipe
 
 TOKENS = 10
 
 
-def _save(folder, reference, scale, **settings):
-    """A run's folder with an adapter of random values over this base."""
-    recipe = Recipe.of({"model_name_or_path": reference, "device": "cpu", "dtype": "float32", **settings})
-    source = resolve(reference)
-    model = attach(load_model(source, recipe, choose_compute(recipe)), recipe, source.base, None)
-    generator = torch.Generator().manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
-    save_adapter(model, load_tokenizer(source), folder)
-    recipe.write(folder / "run.yaml")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return _save(tmp_path_factory.mktemp("gguf") / "run", "smollm2-135m", 0.02)
+    return save_run(tmp_path_factory.mktemp("gguf") / "run", "smollm2-135m", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +81,7 @@ def test_an_adapter_of_any_known_family_has_a_name_for_every_tensor(tiny_model_f
     }  # fmt: skip
     AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "base")
-    run = _save(tmp_path / "run", str(tmp_path / "base"), 0.1, lora_r=4, lora_alpha=12)
+    run = save_run(tmp_path / "run", str(tmp_path / "base"), 0.1, lora_r=4, lora_alpha=12)
     ts.export_gguf(run, tmp_path / "adapter.gguf", "adapter")
     reader = gguf.GGUFReader(tmp_path / "adapter.gguf")
     names = {t.name for t in reader.tensors}
@@ -109,14 +89,12 @@ def test_an_adapter_of_any_known_family_has_a_name_for_every_tensor(tiny_model_f
     assert len(names) == 2 * 2 * linears
     assert all(name.startswith("blk.") and name.endswith((".weight.lora_a", ".weight.lora_b")) for name in names)
     assert reader.fields["adapter.lora.alpha"].contents() == 12
-    with pytest.raises(ModelError, match="did not come as a GGUF file"):
-        ts.export_gguf(run, tmp_path / "merged.gguf")
 
 
 def test_rows_of_llamas_queries_stand_in_ggufs_order(tiny_model_folder, tmp_path):
     from safetensors.torch import load_file
 
-    run = _save(tmp_path / "run", str(tiny_model_folder), 0.1)
+    run = save_run(tmp_path / "run", str(tiny_model_folder), 0.1)
     ts.export_gguf(run, tmp_path / "adapter.gguf", "adapter")
     written = {t.name: np.array(t.data) for t in gguf.GGUFReader(tmp_path / "adapter.gguf").tensors}
     saved = load_file(run / "adapter_model.safetensors")

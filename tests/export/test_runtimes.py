@@ -55,6 +55,22 @@ def test_a_family_without_gguf_names_and_one_that_is_not_known() -> None:
     assert "llama.cpp yes" in compatibility(replace(PLAIN, family=None))
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "phi3", "qwen2", "qwen3"])
+def test_what_is_exported_with_any_base_goes_to_ollama_as_one_model(family: str) -> None:
+    folder = replace(PLAIN, family=family, gguf=False)
+    ollama = runtimes(folder)[3]
+    assert "tunesmith export yoda yoda.gguf --ollama" in ollama.lines
+    dora = runtimes(replace(folder, config=folder.config | {"use_dora": True}))
+    assert "export it as one model" in dora[2].why
+    assert "tunesmith export yoda yoda.gguf" in dora[2].lines
+
+
+def test_what_is_exported_only_with_a_gguf_base_goes_to_ollama_as_an_adapter() -> None:
+    gemma = replace(PLAIN, family="gemma2", gguf=False)
+    assert any("--type adapter" in line for line in runtimes(gemma)[3].lines)
+    assert "convert_hf_to_gguf.py" in runtimes(replace(gemma, config=gemma.config | {"use_dora": True}))[2].why
+
+
 def test_a_base_on_no_hub_is_said_wherever_it_is_needed() -> None:
     for use in runtimes(replace(PLAIN, base=None, base_name="tiny model"))[:2]:
         assert "tiny model" in use.why

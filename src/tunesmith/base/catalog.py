@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.gguf_header import check_gguf
+from tunesmith.base.gguf_split import split_as_named
 from tunesmith.base.model_files import check_files
 from tunesmith.errors import ModelError, nearest
 
@@ -136,6 +137,10 @@ def gguf_file(reference: str) -> Path | None:
     return path if path.suffix == ".gguf" and path.is_file() else None
 
 
+CONVERSION = 2
+"""Counts what was changed in how GGUF files are read: copies made before are not used."""
+
+
 def cache_dir() -> Path:
     """Folder for things that can be made again: ``$TUNESMITH_CACHE`` or ``~/.cache/tunesmith``."""
     return Path(os.environ.get("TUNESMITH_CACHE") or Path.home() / ".cache" / "tunesmith")
@@ -162,7 +167,7 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
             "Point TUNESMITH_CACHE at a folder that can.",
         ) from error
     try:
-        _convert(file, made)
+        _convert(file, made, watch)
         made.rename(folder)  # whole or not at all
     except OSError:
         if not (folder / "config.json").is_file():  # anything but another process that was faster
@@ -179,7 +184,7 @@ def _fingerprint(file: Path) -> str:
         ModelError: it cannot be read or does not begin with GGUF.
     """
     size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
+    digest = hashlib.sha256(f"{CONVERSION} {size}".encode())
     try:
         with file.open("rb") as opened:
             if opened.read(4) != b"GGUF":
@@ -192,7 +197,7 @@ def _fingerprint(file: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, folder: Path, watch: Callable[[str], None]) -> None:
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -218,5 +223,7 @@ def _convert(file: Path, folder: Path) -> None:
             f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             "Use a GGUF file of a family that transformers reads (llama, qwen, phi3, gemma, …).",
         ) from error
+    if unknown := split_as_named(tokenizer, file):
+        watch(f"{file.name} splits text as {unknown!r}, which is not known here: some texts may get other tokens than it learnt")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

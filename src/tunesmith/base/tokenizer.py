@@ -29,8 +29,12 @@ def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Any
             f"{source.base} has no tokenizer that can be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
             "Check the name, or that the folder holds tokenizer.json.",
         ) from error
+    if hasattr(tokenizer, "legacy"):  # saved without it, what is loaded again would put spaces elsewhere
+        tokenizer.init_kwargs["legacy"] = tokenizer.legacy
     if chat_template is not None:
         tokenizer.chat_template = _with_bos(tokenizer, _template(chat_template))
+    elif isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = _in_one(tokenizer.chat_template)
     if not tokenizer.chat_template:
         raise ModelError(
             f"{source.base} has no chat template: it is a base model, not one trained to chat.",
@@ -60,6 +64,16 @@ def make_pad_safe(tokenizer: Any) -> None:
         "The tokenizer pads with its EOS token and has no other token to spare, so a model could not learn to stop.",
         "Set pad_token in tokenizer_config.json to a token that ordinary text does not contain.",
     )
+
+
+def _in_one(templates: dict[str, str]) -> str | None:
+    """A model's named templates as one, which takes ``tool_use`` where there are tools and else ``default``, as transformers does.
+    Saved by their names, each would be a file, and the names came with the model."""
+    default, tools = (templates.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
+    if not default or not tools:
+        return default or None
+    # A plus keeps the white space that jinja would take away around a block.
+    return f"{{% if tools is defined and tools is not none +%}}{tools}{{%+ else +%}}{default}{{%+ endif %}}"
 
 
 def _with_bos(tokenizer: Any, template: str) -> str:

@@ -5,3 +5,6 @@ ARCHITECTURES = {
     "gemma2": "gemma2", "gemma3_text": "gemma3", "olmo2": "olmo2", "granite": "granite",
 }  # fmt: skip
 """transformers' model_type to GGUF's architecture."""
+
+WHOLE = ("llama", "mistral", "phi3", "qwen2", "qwen3")
+"""Those that are written as one model whatever form their base came in; others only if it came as GGUF."""

@@ -1,20 +1,25 @@
 """Files for llama.cpp and what is built on it: an adapter alone, or the merged model, as GGUF.
 
 A merged file takes its metadata (tokenizer, rotary settings, sizes) from the GGUF file the base came from, so that nothing is
-lost or guessed; weights are those of `merge`. Names of tensors are the `gguf` package's own.
+lost or guessed; where there is none, from the model and its tokenizer. Weights are those of `merge`. Names of tensors are the
+`gguf` package's own.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.errors import AdapterError, ModelError
 from tunesmith.export.families import ARCHITECTURES
-from tunesmith.export.merge import Watch, check_room, merged_tensors
+from tunesmith.export.gguf_hyperparameters import add_hyperparameters, rope_tensors
+from tunesmith.export.gguf_vocabulary import add_vocabulary
+from tunesmith.export.merge import Merged, Watch, check_room, merged_tensors
 
 PERMUTED = {"llama", "granite"}
 """Architectures whose rotary turns neighbouring numbers: rows of q and k stand in another order than in transformers."""
@@ -52,29 +57,41 @@ def write_adapter(peft_model: Any, out: Path) -> None:
 
 
 def write_model(
-    peft_model: Any, base_file: Path, out: Path, kind: str, settings: dict[str, Any], watch: Watch, merge: bool = True
-) -> None:
-    """Write the merged model with the metadata of ``base_file``, the GGUF file its base came from.
+    peft_model: Any, tokenizer: Any, stop_ids: list[int], base_file: Path | None, out: Path, kind: str, watch: Watch,
+    merge: bool = True,
+) -> None:  # fmt: skip
+    """Write the merged model.
 
     Args:
-        kind: of matrices: f16, q8_0 or f32; vectors are fp32. settings: keys of metadata to write instead of the file's own,
-            such as tokenizer.chat_template. merge: False for the base alone, as training saw it.
+        tokenizer: with the template it was trained with. stop_ids: tokens that end an answer, the usual one first. base_file: the
+            GGUF file the base came from, whose metadata is taken over; None if it came otherwise. kind: of matrices: f16, q8_0
+            or f32; vectors are fp32. merge: False for the base alone, as training saw it.
 
     Raises:
-        ModelError: the file is not of this model. MachineError: the disk has too little room.
+        ModelError: the file is not of this model; or without one, llama.cpp has no word for something in it.
+        AdapterError: the family has no GGUF architecture. MachineError: the disk has too little room.
     """
     import gguf
 
-    reader = gguf.GGUFReader(base_file)
     base = peft_model.get_base_model()
     names = _Names(base.config)
     writer = gguf.GGUFWriter(out, names.architecture)
-    _copy_metadata(reader, writer, settings | {"general.file_type": _file_type(kind)})
     parts = {names.of(key): (key, shape, make) for key, shape, make in merged_tensors(peft_model, merge)}
-    strange = {tensor.name for tensor in reader.tensors if tensor.name not in parts and tensor.name != "rope_freqs.weight"}
-    if strange:
-        raise ModelError(f"{base_file} has {min(strange)}, and the merged model has not.", "Export from the run's own base.")
+    if base_file is not None:
+        _take_over(base_file, writer, tokenizer, stop_ids, set(parts))
+    else:
+        parts |= {name: (name, values.shape, partial(torch.from_numpy, values)) for name, values in rope_tensors(base).items()}
+        add_hyperparameters(writer, base)
+        add_vocabulary(writer, tokenizer, base.get_input_embeddings().weight.shape[0], stop_ids)
+    writer.add_file_type(_file_type(kind))
     check_room(out.parent, sum(math.prod(shape) for _, shape, _ in parts.values()) * (4 if kind == "f32" else 2))
+    _write_tensors(writer, parts, names, kind, watch)
+
+
+def _write_tensors(writer: Any, parts: dict[str, Merged], names: "_Names", kind: str, watch: Watch) -> None:
+    """Write header and metadata, then tensors (by GGUF's name) one by one, so that memory holds one of them."""
+    import gguf
+
     for name, (_, shape, _) in parts.items():
         stored = _stored(kind, shape)
         bytes_shape = gguf.quants.quant_shape_to_byte_shape(shape, stored) if stored == gguf.GGMLQuantizationType.Q8_0 else shape
@@ -90,6 +107,24 @@ def write_model(
     writer.close()
 
 
+def _take_over(base_file: Path, writer: Any, tokenizer: Any, stop_ids: list[int], names: set[str]) -> None:
+    """Metadata of the file the base came from, but for the template and the stop token, which are those that were trained."""
+    import gguf
+
+    reader = gguf.GGUFReader(base_file)
+    strange = {tensor.name for tensor in reader.tensors if tensor.name not in names and tensor.name != "rope_freqs.weight"}
+    if strange:
+        raise ModelError(f"{base_file} has {min(strange)}, and the merged model has not.", "Export from the run's own base.")
+    own = ("GGUF.", "general.architecture", "general.quantization_version", "general.file_type", "quantize.", "split.")
+    settings = {"tokenizer.chat_template": tokenizer.chat_template, "tokenizer.ggml.eos_token_id": stop_ids[0]}
+    for field in reader.fields.values():
+        if not field.name.startswith(own):
+            kind, inner = field.types[0], field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, settings.pop(field.name, field.contents()), kind, sub_type=inner)
+    for name, value in settings.items():
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(name, value)
+
+
 def _stored(kind: str, shape: tuple[int, ...]) -> Any:
     """The type a tensor is stored in: vectors and what blocks of 32 do not divide are kept wider."""
     from gguf import GGMLQuantizationType as Type
@@ -103,18 +138,6 @@ def _file_type(kind: str) -> int:
     from gguf import LlamaFileType
 
     return int({"f16": LlamaFileType.MOSTLY_F16, "f32": LlamaFileType.ALL_F32, "q8_0": LlamaFileType.MOSTLY_Q8_0}[kind])
-
-
-def _copy_metadata(reader: Any, writer: Any, settings: dict[str, Any]) -> None:
-    """Every field of a file, but for those given, and those that the writer makes itself or that spoke of its weights."""
-    own = ("GGUF.", "general.architecture", "general.quantization_version", "quantize.", "split.")
-    for field in reader.fields.values():
-        if field.name.startswith(own):
-            continue
-        kind, inner = field.types[0], field.types[-1] if len(field.types) > 1 else None
-        writer.add_key_value(field.name, settings.pop(field.name, field.contents()), kind, sub_type=inner)
-    for name, value in settings.items():
-        (writer.add_string if isinstance(value, str) else writer.add_uint32)(name, value)
 
 
 class _Names:

@@ -8,7 +8,6 @@ holds the quantised model and one layer more.
 import copy
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -76,13 +75,6 @@ def check_room(folder: Path, needed: int) -> None:
 def compute_type(model: Any) -> torch.dtype:
     """The type a model computes in."""
     return model.get_input_embeddings().weight.dtype
-
-
-def umask() -> int:
-    """The permissions this process takes away from what it makes (a temporary folder is made for its owner alone)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def open_merged(folder: Path, like: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import AdapterError
-from tunesmith.export.families import ARCHITECTURES
+from tunesmith.export.families import ARCHITECTURES, WHOLE
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank can be."""
@@ -52,6 +52,11 @@ class Shipped:
     def name(self) -> str:
         """What to call the adapter itself."""
         return Path(self.where).name or "adapter"
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can be exported as one model with its base."""
+        return self.gguf or self.family in WHOLE
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _llama_cpp(adapter: Shipped) -> Runtime:
     get, file = _get(adapter), shlex.quote(f"{adapter.name}.gguf")
     lacks = _no_gguf(adapter)
     if lacks:
-        whole = (*get, f"tunesmith export {_here(adapter)} {file}", f"llama-cli -m {file}") if adapter.gguf else ()
+        whole = (*get, f"tunesmith export {_here(adapter)} {file}", f"llama-cli -m {file}") if adapter.whole else ()
         return Runtime("llama.cpp", False, f"{listed(lacks)}; {_whole_model(adapter)}", whole)
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
     return Runtime("llama.cpp", True, "over a GGUF file of the base", (*get, made, f"llama-cli -m BASE.gguf --lora {file}"))
@@ -109,17 +114,16 @@ def _llama_cpp(adapter: Shipped) -> Runtime:
 
 def _ollama(adapter: Shipped) -> Runtime:
     get, name, file = _get(adapter), shlex.quote(adapter.name), shlex.quote(f"{adapter.name}.gguf")
-    if adapter.gguf:
+    lacks, created = _no_gguf(adapter), f"ollama create {name} -f Modelfile"
+    if adapter.whole:
         made = f"tunesmith export {_here(adapter)} {file} --ollama"
-        loads = not _no_gguf(adapter)
-        why = "as one model with its base" if loads else f"{listed(_no_gguf(adapter))}; as one model it does"
-        return Runtime("Ollama", loads, why, (*get, made, f"ollama create {name} -f Modelfile"))
-    lacks = _no_gguf(adapter)
+        why = f"{listed(lacks)}; as one model it does" if lacks else "as one model with its base"
+        return Runtime("Ollama", not lacks, why, (*get, made, created))
     if lacks:
         return Runtime("Ollama", False, f"{listed(lacks)}; {_whole_model(adapter)}", ())
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
     written = f"printf 'FROM ./BASE.gguf\\nADAPTER ./%s\\n' {file} > Modelfile"
-    return Runtime("Ollama", True, "over a GGUF file of the base", (*get, made, written, f"ollama create {name} -f Modelfile"))
+    return Runtime("Ollama", True, "over a GGUF file of the base", (*get, made, written, created))
 
 
 def not_for_vllm(config: dict[str, Any]) -> list[str]:
@@ -146,7 +150,7 @@ def _is_local(adapter: Shipped) -> bool:
 
 
 def _whole_model(adapter: Shipped) -> str:
-    if adapter.gguf:
+    if adapter.whole:
         return "export it as one model with its base (tunesmith export)"
     return "merge it (tunesmith merge) and convert the merged model (convert_hf_to_gguf.py)"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tunesmith.api import load
 from tunesmith.base.catalog import gguf_file
+from tunesmith.export.hub_card import shipped_of
 from tunesmith.export.runtimes import VLLM_RANKS, listed, not_for_vllm, rank_of, read_config
 from tunesmith.open_run import recipe_of
 
@@ -72,11 +73,11 @@ def _ollama(folder: Path, name: str, port: int) -> list[str]:
 
 
 def _exported(folder: Path, file: str, ollama: bool) -> list[str]:
-    if gguf_file(recipe_of(folder).model_name_or_path):
+    if shipped_of(folder, str(folder)).whole:
         return [shlex.join(["tunesmith", "export", str(folder), file, *(["--ollama"] if ollama else [])])]
     merged = file.removesuffix(".gguf") + "-merged"
     lines = [
-        "# The base did not come as GGUF: merged, then converted by llama.cpp's own script",
+        "# `tunesmith export` cannot write a base of this family: merged, then converted by llama.cpp's own script",
         shlex.join(["tunesmith", "merge", str(folder), merged]),
         shlex.join(["python", "llama.cpp/convert_hf_to_gguf.py", merged, "--outfile", file]),
     ]
