@@ -117,7 +117,7 @@ def test_a_replayed_graph_works_on_what_lies_in_the_logits_then(agree):
 def test_neither_rows_nor_the_values_of_softcap_and_scale_compile_anew():
     logits, targets = torch.randn(64, 1024, device="cuda"), torch.zeros(64, dtype=torch.int64, device="cuda")
     fused.softmax_gradient(logits, targets, 30.0, 0.5, gradient=True)
-    compiled = len(fused._softmax_gradient.device_caches[torch.cuda.current_device()][0])
+    compiled = len(fused._softmax_gradient.function.device_caches[torch.cuda.current_device()][0])
     for rows, softcap, scale in ((slice(0, 1), 1.0, 2.0), (slice(1, 17), 50.0, 0.1), (slice(17, 64), 16.0, 16.0)):
         fused.softmax_gradient(logits[rows], targets[rows], softcap, scale, gradient=True)
-    assert len(fused._softmax_gradient.device_caches[torch.cuda.current_device()][0]) == compiled
+    assert len(fused._softmax_gradient.function.device_caches[torch.cuda.current_device()][0]) == compiled
