@@ -1,12 +1,13 @@
 """Proves that padding never teaches a model not to stop, that no token is invented, and that the template is known."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.templates import TEMPLATES
@@ -129,11 +130,40 @@ def test_a_named_template_wins_over_the_models_own(folder: Path) -> None:
     assert load_tokenizer(source_of(folder), "alpaca").chat_template == TEMPLATES["alpaca"]
 
 
+NAMED = {
+    "default": "\n  {{ messages[0]['content'] }} plain <|im_end|>  \n",
+    "tool_use": "\n{% set n = tools | length %}{{ n }} {{ messages[0]['content'] }}\n\n",
+    "../../elsewhere": "{{ 1 }}",
+}
+
+
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "f", "parameters": {}}}]], ids=["", "tools"])
+@pytest.mark.parametrize("names", [NAMED.keys(), ["default"], ["default", "../../elsewhere"]], ids=" ".join)
+def test_templates_by_name_become_the_one_that_transformers_would_take(folder: Path, names: Any, tools: Any) -> None:
+    (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": name, "template": NAMED[name]} for name in names]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    theirs, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(source_of(folder))
+    assert isinstance(theirs.chat_template, dict)
+    assert isinstance(ours.chat_template, str)
+    talk = [{"role": "user", "content": "hello"}]
+    said, expected = (t.apply_chat_template(talk, tools=tools, tokenize=False) for t in (ours, theirs))
+    assert said == expected
+
+
 def test_a_template_is_read_from_a_jinja_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "my.jinja").write_text("{{ messages[0]['content'] }} ünï <|im_end|>", encoding="utf-8")
     tokenizer = load_tokenizer(source_of(folder), str(tmp_path / "my.jinja"))
     said = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert said == "hello ünï <|im_end|>"
+
+
+def test_a_template_file_that_is_no_utf_8_is_said_so(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_bytes("{{ bos_token }}«é»".encode("latin-1"))
+    with pytest.raises(ModelError, match=r"own\.jinja cannot be read: .*Save it as UTF-8"):
+        load_tokenizer(resolve(str(folder)), str(path))
 
 
 def test_an_unknown_template_names_the_nearest(folder: Path) -> None:

@@ -234,8 +234,8 @@ def test_a_line_that_is_not_json(refused: Callable[..., str]) -> None:
         ({"prompt": "Hi.", "completion": ""}, "rows.jsonl line 3 has no assistant text"),
         ({"prompt": "Hi.", "completion": "  \n"}, "rows.jsonl line 3 has no assistant text"),
         ({"prompt": "Hi.", "completion": None}, "rows.jsonl line 3, column 'completion' is empty"),
-        ({"prompt": "Hi."}, "rows.jsonl line 3, column 'completion' is empty"),
-        ({"prompt": 3, "completion": "Three."}, "rows.jsonl line 3, column 'prompt' is a int"),
+        ({"prompt": "Hi."}, "rows.jsonl line 3 has no 'completion'; it has prompt."),
+        ({"prompt": 3, "completion": "Three."}, "rows.jsonl line 3, column 'prompt' is a number"),
     ],
 )
 def test_a_row_that_cannot_be_trained_is_named_by_file_and_line(

@@ -39,9 +39,11 @@ FAULTS = {
     "NUL escaped": (r'{"prompt": "a\u0000", "completion": "b"}', "line 2, column 'prompt' holds a NUL character"),
     "half a character": (r'{"prompt": "a", "completion": "\ud83d"}', "line 2, column 'completion' holds half a character"),
     "null": ('{"prompt": "a", "completion": null}', "line 2, column 'completion' is empty"),
-    "a number": ('{"prompt": "a", "completion": 3}', "line 2, column 'completion' is a int"),
+    "a number": ('{"prompt": "a", "completion": 3}', "line 2, column 'completion' is a number"),
     "empty": ('{"prompt": "a", "completion": ""}', "line 2 has no assistant text"),
-    "another column": ('{"prompt": "a", "answer": "b"}', "line 2, column 'completion' is empty"),
+    "another column": ('{"prompt": "a", "answer": "b"}', "line 2 has no 'completion'; it has prompt, answer."),
+    "UTF-16": ('{"prompt": "a"}'.encode("utf-16-le"), "line 2 is not JSON: it holds NUL characters, as UTF-16 text does"),
+    "printed by Python": ("{'prompt': 'a', 'completion': 'b'}", "line 2 is not JSON: its quotes are single ones"),
 }
 
 
@@ -126,7 +128,10 @@ def test_a_bad_row_of_a_csv_is_skipped_and_the_next_one_read(write, lines, says)
 
 @pytest.mark.parametrize(
     ("lines", "says"),
-    [(["a,a", "1,2"], "line 1: the header names 'a' twice"), (["a,b", "1,2", '1,"2'], "line 3: a quoted field never ends")],
+    [
+        (["a,a", "1,2"], "line 1: the header names 'a' twice"),
+        (["a,b", "1,2", '1,"2'], "line 3: a quoted field of the row that begins here never ends"),
+    ],
 )
 def test_what_spoils_a_whole_csv_is_not_skipped(write, lines, says):
     with pytest.raises(DataError, match=says):

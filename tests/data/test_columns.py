@@ -1,5 +1,7 @@
 """Proves that the shape of a data set is found by its columns and what stands in them, told in one line, and can be overridden."""
 
+import json
+
 import pytest
 
 from tunesmith.data.columns import Columns, find_columns
@@ -21,6 +23,12 @@ def find(*rows: dict, **named) -> Columns:
         ({"conversations": SPOKEN}, "messages from 'conversations' (from and value)"),
         ({"conversations": SAID}, "messages from 'conversations'"),
         ({"id": 1, "dialogue_turns": SPOKEN}, "messages from 'dialogue_turns' (from and value); not read: id"),
+        ({"conversations": json.dumps(SPOKEN)}, "messages from 'conversations' (from and value)"),
+        (
+            {"messages": [{**SAID[0], "id": 7}, {**SAID[1], "refusal": ""}]},
+            "messages from 'messages'; not read: messages: id, messages: refusal",
+        ),
+        ({"": 0, "prompt": "", "completion": ""}, "'prompt' → 'completion'; not read: (no name)"),
         ({"messages": SAID, "tools": "[]"}, "messages from 'messages', tools from 'tools'"),
         ({"prompt": "", "completion": ""}, "'prompt' → 'completion'"),
         ({"prompt": SAID[:1], "completion": SAID[1:]}, "'prompt' → 'completion'"),
@@ -87,3 +95,42 @@ def test_a_named_column_that_is_missing_suggests_the_nearest(named):
     (name,) = named.values()
     with pytest.raises(DataError, match=f"no column '{name}' .did you mean"):
         find({"system": "", "text": "", "tools": ""}, **named)
+
+
+def test_of_very_many_columns_the_first_are_named():
+    many = {f"c{n}": "" for n in range(2000)}
+    assert find({**many, "prompt": "", "completion": ""}).describe().endswith("c10, c11 and 1,988 more")
+    with pytest.raises(DataError, match=r"c11 and 1,988 more\)") as caught:
+        find(many)
+    assert len(str(caught.value)) < 300
+
+
+def test_one_column_as_prompt_and_completion_is_refused():
+    with pytest.raises(DataError, match="nothing but an echo"):
+        find({"a": ""}, prompt="a", completion="a")
+
+
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "--prompt prompt --completion chosen"),
+        ({"prompt": SAID[:1], "chosen": SAID[1:], "rejected": SAID[1:]}, "--prompt prompt --completion chosen"),
+        ({"chosen": SAID, "rejected": SAID}, "--messages chosen"),
+        ({"chosen": SAID, "rejected": None}, "--messages chosen"),
+        ({"chosen": "Human: a", "rejected": "Human: b"}, "--text chosen"),
+    ],
+)
+def test_of_preferences_the_rejected_answers_are_never_learnt_nor_suggested(row, fix):
+    with pytest.raises(DataError, match="holds preferences") as caught:
+        find(row)
+    assert fix in caught.value.fix
+    assert "rejected" not in caught.value.fix
+
+
+def test_columns_that_mean_nothing_are_not_guessed_between():
+    with pytest.raises(DataError) as caught:
+        find({"context": "", "question": "", "answers": ""})
+    assert caught.value.fix == "Name the columns you mean: --prompt COLUMN --completion COLUMN."
+    with pytest.raises(DataError) as caught:
+        find({"to ask": "", "said": ""})
+    assert caught.value.fix == "Name the columns you mean: --prompt 'to ask' --completion said."

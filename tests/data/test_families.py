@@ -299,7 +299,7 @@ def test_reasoning_in_a_field_of_its_own_is_trained_where_the_template_reads_it(
     row = Conversation((Message("user", "2+2?"), Message("assistant", "4", more={"reasoning_content": "easy"})), "line 7")
     renderer = made("qwen3")
     assert runs(renderer, renderer.example(row)) == ["<think>\neasy\n</think>\n\n4<|im_end|>"]
-    with pytest.raises(RowError, match="line 7: the chat template leaves the reasoning_content of message 2 out"):
+    with pytest.raises(RowError, match=r"line 7: the chat template leaves the reasoning_content of message 2 out.*<think>"):
         made("llama3").examples([row])
 
 

@@ -33,7 +33,7 @@ def found(pairs: list[tuple[str, str]], held_out: list[tuple[str, str]] | None =
 
 def test_good_rows_have_nothing_to_look_at() -> None:
     findings = found(good(), [("Who was it that came?", "Nobody was there.")])
-    assert len(findings) == 11
+    assert len(findings) == 13
     for finding in findings.values():
         assert finding.count == 0, finding
         assert not finding.worth_a_look
@@ -44,6 +44,8 @@ def test_good_rows_have_nothing_to_look_at() -> None:
     ("name", "pair"),
     [
         ("empty_answers", ("Say nothing at all.", " \n ")),
+        ("missing_answers", ("How many are there?", "nan")),
+        ("missing_answers", ("How many are there?", " None\n")),
         ("refusals", ("Help me with it.", "I'm sorry, but I can't help with that.")),
         ("unfinished_answers", ("Tell it all.", "It was then that the")),
         ("exact_duplicates", (good()[3][0].upper(), good()[3][1] + " ")),
@@ -108,6 +110,19 @@ def test_calls_of_tools_are_no_empty_answers_and_answers_not_trained_are_not_jud
     one = said(Conversation(messages, "rows.jsonl line 1"))
     findings = {f.name: f.count for f in find([one], [])}
     assert findings["empty_answers"] == findings["refusals"] == 0
+
+
+def test_what_follows_the_last_answer_is_found() -> None:
+    messages = (Message("user", "Who?"), Message("assistant", "I."), Message("user", "And then?"))
+    findings = {f.name: f for f in find([said(Conversation(messages, "rows.jsonl line 1"))], [])}
+    assert findings["unanswered"].rows[0].text == "And then?"
+    assert findings["unanswered"].worth_a_look
+
+
+def test_a_question_is_all_before_the_last_answer_in_one_form_however_it_is_written() -> None:
+    turns = [Message("system", "Be."), Message("user", " ﬁrst\n THING "), Message("assistant", "  "), Message("tool", "e\u0301")]
+    one = said(Conversation((*turns, Message("assistant", "Yes.  So")), "line 1"))
+    assert (one.question, one.answer, one.asked) == ("first thing é", "yes. so", "e\u0301")
 
 
 def test_plain_texts_are_compared_and_ask_nothing() -> None:

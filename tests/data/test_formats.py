@@ -119,18 +119,21 @@ def test_messages_without_an_assistant_are_refused():
     assert "no assistant text" in _refusal(MESSAGES, messages=[QUESTION, {"role": "system", "content": "Be brief."}])
 
 
-@pytest.mark.parametrize(("value", "kind"), [(None, "empty"), (7, "a int"), (1.5, "a float"), ({"a": 1}, "a dict")])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "empty"), (7, "a number"), (1.5, "a number"), (True, "true or false"), ({"a": 1}, "an object"), (["a"], "a list")],
+)
 def test_a_cell_that_is_not_text_is_refused_with_its_column(value, kind):
     assert f"column 'completion' is {kind}, not text" in _refusal(PROMPT, prompt="Where?", completion=value)
     assert f"column 'prompt' is {kind}, not text" in _refusal(PROMPT, prompt=value, completion="There.")
 
 
 def test_a_row_that_lacks_the_column_is_refused():
-    assert "column 'completion' is empty" in _refusal(PROMPT, prompt="Where?")
-    assert "'messages' is empty" in _refusal(MESSAGES, prompt="Where?")
+    assert "line 4 has no 'completion'; it has prompt." in _refusal(PROMPT, prompt="Where?")
+    assert "line 4 has no 'messages'; it has prompt." in _refusal(MESSAGES, prompt="Where?")
 
 
-@pytest.mark.parametrize(("value", "kind"), [(None, "empty"), ([], "empty"), ("Where?", "a str"), ({"role": "user"}, "a dict")])
+@pytest.mark.parametrize(("value", "kind"), [(None, "empty"), ([], "empty"), ({"role": "user"}, "an object")])
 def test_messages_that_are_no_list_or_an_empty_one_are_refused(value, kind):
     assert f"'messages' is {kind}, not a list of messages" in _refusal(MESSAGES, messages=value)
 
@@ -145,7 +148,7 @@ def test_a_message_without_role_and_content_is_refused_with_its_number(item):
     assert "message 2 is not an object with role and content" in _refusal(MESSAGES, messages=[QUESTION, item, ANSWER])
 
 
-@pytest.mark.parametrize("content", [None, 3, [{"type": "text", "text": "There."}]])
+@pytest.mark.parametrize("content", [None, 3, [], {"text": "There."}])
 def test_content_that_is_not_text_is_refused_with_its_number(content):
     assert "message 2 is" in _refusal(MESSAGES, messages=[QUESTION, {"role": "assistant", "content": content}])
 

@@ -1,5 +1,7 @@
 """Proves that lists of messages of both forms are read alike, that marks are honoured, and that what is wrong has its number."""
 
+import json
+
 import pytest
 
 from tunesmith.data.columns import Columns
@@ -124,7 +126,7 @@ def test_what_templates_read_of_a_result_is_kept():
         ([{"arguments": {}}], "message 2, tool_calls, call 1 has no name"),
         ([CALL, {"name": "find", "arguments": "["}], "call 2, its arguments is text that is not JSON"),
         ([{"name": "find", "arguments": [1]}], "its arguments are a list, not an object"),
-        (7, "tool_calls is a int, not a list"),
+        (7, "tool_calls is a number, not a list"),
         ([{"name": "find", "arguments": {"a": "\ud83d"}}], "half a character"),
     ],
     ids=str,
@@ -180,3 +182,59 @@ def test_plain_text_that_is_none_is_refused(text):
 
 def test_a_nul_character_is_refused():
     assert "message 1 holds a NUL character" in refusal(talk=[say("user", "a\0b"), say("assistant", "c")])
+
+
+def test_content_in_parts_is_their_text():
+    parts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "there."}]
+    assert read(talk=[say("user", "Where?"), say("assistant", parts)]).messages[1].content == "It is there."
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"type": "image_url", "image_url": {}}, "part 2 is image_url"),
+        ("text", "part 2 is text without a type,"),
+        ({"type": "text"}, "part 2 is empty"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused_with_their_number(part, says):
+    text = {"type": "text", "text": "Look:"}
+    assert f"message 1, {says}" in refusal(talk=[say("user", [text, part]), say("assistant", "A cat.")])
+
+
+def test_a_list_of_messages_may_stand_there_as_json_text():
+    talk = [say("user", "Wo? – „da“"), say("assistant", "There.", train=False), say("user", "Where?"), say("assistant", "Here.")]
+    assert read(talk=json.dumps(talk)) == read(talk=talk)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Where?", "'talk' is text that is not JSON: Expecting value."),
+        (str([say("user", "Where?")]), "'talk' is text that is not JSON"),
+        ('[{"role": "user", "role": "system", "content": "a"}]', "the key 'role' stands there twice"),
+        ('"Where?"', "'talk' is text, not a list of messages"),
+        ("[]", "'talk' is empty, not a list of messages"),
+    ],
+)
+def test_text_that_is_no_list_of_messages_is_refused(text, says):
+    assert says in refusal(talk=text)
+
+
+@pytest.mark.parametrize("mark", [{"train_on_turn": False}, {"mask": True}, {"loss": 0}])
+def test_marks_of_other_tools_are_refused_not_passed_over(mark):
+    assert f"message 2: {next(iter(mark))} is another tool's mark" in refusal(
+        talk=[say("user", "a"), say("assistant", "b", **mark)]
+    )
+    assert read(talk=[say("user", "a"), say("assistant", "b", **dict.fromkeys(mark))]).messages[1].train
+
+
+def test_a_call_in_the_old_form_is_refused_not_passed_over():
+    call = {"name": "find", "arguments": "{}"}
+    assert "message 2 has a function_call" in refusal(talk=[say("user", "a"), say("assistant", "", function_call=call)])
+    assert read(talk=[say("user", "a"), say("assistant", "b", function_call=None)]).messages[1].content == "b"
+
+
+def test_arguments_that_are_not_strict_json_are_refused():
+    call = {"type": "function", "function": {"name": "find", "arguments": '{"near": NaN}'}}
+    assert "NaN is no JSON value" in refusal(talk=[say("user", "a"), say("assistant", "", tool_calls=[call])])

@@ -68,7 +68,7 @@ def test_a_file_with_a_comma_in_its_name_is_that_file(load, tmp_path):
     assert load(dataset_name=_write(tmp_path / "a,b.jsonl", 3)).facts.rows == 3
 
 
-@pytest.mark.parametrize(("weight", "total"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.04, 0)])
+@pytest.mark.parametrize(("weight", "total"), [(1, 10), (2, 20), (0.5, 5), (2.3, 23), (0.06, 1)])
 def test_a_weight_says_how_often_rows_are_used(load, pairs, spoken, weight, total):
     used = uses(load(datasets=[{"path": pairs, "weight": weight}, spoken]))
     of_pairs = [count for where, count in used.items() if where.startswith(pairs)]
@@ -147,3 +147,27 @@ def test_a_mixture_beside_another_data_set_is_a_contradiction():
 def test_a_part_that_is_not_there_is_named(load, pairs):
     with pytest.raises(DataError, match=r"There is no file .*none.jsonl"):
         load(datasets=[pairs, "./none.jsonl"])
+
+
+def test_a_weight_that_leaves_none_of_its_rows_is_refused(load, pairs, spoken):
+    with pytest.raises(DataError, match=r"The weight 0\.04 leaves none of the 10 rows"):
+        load(datasets=[{"path": pairs, "weight": 0.04}, spoken])
+    with pytest.raises(DataError, match=r"The weight 0\.04 leaves none of the 10 rows"):
+        load(datasets=[{"path": pairs, "weight": 0.04}])
+
+
+def test_a_mixture_whose_used_rows_are_all_held_out_is_refused(load, tmp_path):
+    two = _write(tmp_path / "two.jsonl", 2)
+    said = []
+    for seed in range(20):
+        try:
+            said.append(uses(load(datasets=[{"path": two, "weight": 0.5}], val_size=1, seed=seed)).total())
+        except DataError as error:
+            said.append(error.what)
+    assert set(said) == {1, "The rows that the weights leave are all held out."}, "some seeds hold out the row that is used"
+
+
+def test_files_of_a_folder_that_are_not_read_are_told(load, tmp_path):
+    _write(tmp_path / "train.jsonl", 3)
+    _write(tmp_path / "more.jsonl", 3)
+    assert load(dataset_name=str(tmp_path)).facts.columns == "'prompt' → 'completion'; files not read: more.jsonl"

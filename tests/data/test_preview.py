@@ -8,6 +8,7 @@ import pytest
 
 from tunesmith.data import preview as module
 from tunesmith.data import reading
+from tunesmith.data.cache import Cache
 from tunesmith.data.dataset import prepare
 from tunesmith.data.preview import GOOD, LOOK, WILL_NOT, Preview, preview
 from tunesmith.data.render import Renderer
@@ -94,6 +95,37 @@ def test_data_that_cannot_be_read_at_all_will_not_train(look: Any, rows: list[An
     assert seen.lengths is seen.cut is seen.packing is seen.prefix is None
 
 
+def test_what_spoils_a_whole_file_is_no_bad_row(look: Any) -> None:
+    seen = look(["[1]"])
+    assert "begins a list" in seen.verdict.reasons[0]
+    assert seen.bad.count == 0
+    broken = look(["{", "{"])
+    assert broken.bad.count == 2
+    assert len(broken.verdict.reasons) == 1
+    assert "All 2 rows" in broken.verdict.reasons[0]
+    header = look([{"left": "a", "right": "b"}])
+    assert header.bad.count == 0
+    assert len(header.verdict.reasons) == 1
+
+
+def test_a_file_that_is_damaged_after_a_bad_row_would_not_train_without_that_row(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\na\n" + "Why is it?,So it is.\n" * 9 + '"Who,I.\n', encoding="utf-8")
+    seen = preview(Recipe.of({"dataset_name": str(path)}), Renderer(tiny_tokenizer), LIMIT)
+    assert seen.verdict.word == WILL_NOT
+    assert "line 2 has 1 fields" in seen.verdict.reasons[0]
+    assert "line 12: a quoted field" in seen.verdict.reasons[1]
+    assert not seen.verdict.skip
+    assert seen.bad.count == 1
+
+
+def test_packed_examples_are_those_that_are_used(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    recipe = Recipe.of({"datasets": [{"path": str(tmp_path / "half.jsonl"), "weight": 0.2}], "packing": "none"})
+    seen = preview(recipe, Renderer(tiny_tokenizer), LIMIT)
+    assert (seen.rows, seen.packing.packed_rows, seen.packing.per_row) == (35, 7, 1)
+
+
 def test_a_row_is_shown_by_its_number_or_name_even_if_held_out(look: Any) -> None:
     for line in (1, 7, 35):
         (row,) = look(ROWS, row=str(line), val_size=10).shown
@@ -102,6 +134,30 @@ def test_a_row_is_shown_by_its_number_or_name_even_if_held_out(look: Any) -> Non
     assert ROWS[34]["prompt"] in "".join(piece.text for piece in row.pieces)
     with pytest.raises(DataError, match="no row 99"):
         look(ROWS, row="99")
+
+
+def test_a_row_at_fault_that_is_asked_for_says_what_is_wrong_with_it(look: Any) -> None:
+    bad = [{"prompt": "a", "completion": ""} for _ in range(9)]
+    with pytest.raises(DataError, match=r"Row 43 cannot be shown: .*rows.jsonl line 43 has no assistant text"):
+        look([*ROWS, *bad], row="43")
+
+
+@pytest.mark.parametrize("most", [9, 38, 39, 100])
+def test_rows_overheard_while_they_are_prepared_tell_what_rows_read_again_tell(
+    tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(reading, "MOST", most)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *ROWS[:4], {"prompt": 1}, {"prompt": "a"}]), encoding="utf-8")
+    recipe = Recipe.of({"dataset_name": str(path), "val_size": 7, "on_bad_row": "skip"})
+    opened: list[Recipe] = []
+    open_data = reading.open_data
+    monkeypatch.setattr(reading, "open_data", lambda recipe, bad: opened.append(recipe) or open_data(recipe, bad))
+    renderer, cache = Renderer(tiny_tokenizer), Cache(tmp_path / "cache")
+    first = preview(recipe, renderer, LIMIT, cache=cache)
+    assert len(opened) == (most < 39), "read again only where a draw has to be made"
+    assert preview(recipe, renderer, LIMIT, cache=cache) == first
+    assert len(opened) == (most < 39) + 1, "the cache holds no text"
 
 
 def test_the_first_and_the_longest_row_are_shown(look: Any) -> None:

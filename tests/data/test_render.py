@@ -353,3 +353,8 @@ def test_cut_counts_rows_and_lost_answer_tokens():
 def test_cut_at_the_longest_row_changes_nothing():
     examples = [_example(4, range(2, 4)), _example(6, range(3, 6))]
     assert cut(examples, 6) == (examples, 0, 0)
+
+
+def test_a_template_that_is_no_jinja_is_named_by_its_line(tokenizer_of_controls):
+    with pytest.raises(ModelError, match=r"template's line 2 is no Jinja: .*end of print statement"):
+        Renderer(tokenizer_of_controls("{% for m in messages %}\n{{ m.content ", ("<|im_end|>",), ()))

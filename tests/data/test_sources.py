@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tunesmith.data import sources
-from tunesmith.data.sources import load_rows
+from tunesmith.data.sources import left_out, load_rows
 from tunesmith.errors import DataError
 
 ROWS = [
@@ -52,6 +52,12 @@ def _refusal(name: str, **options) -> str:
     return caught.value.what
 
 
+def _fix(name: str) -> str:
+    with pytest.raises(DataError) as caught:
+        load_rows(name)
+    return caught.value.fix
+
+
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("coding", ["plain", "bom", "gz", "gz with bom"])
 def test_every_text_format_gives_the_same_rows(tmp_path, name, coding):
@@ -77,7 +83,7 @@ def test_rows_know_the_line_they_stand_on(tmp_path):
     jsonl = load_rows(_write(tmp_path, "rows.jsonl", '{"a": 1}\n\n{"a": 2}\n'))
     assert [row.where for row in jsonl] == [f"{tmp_path}/rows.jsonl line 1", f"{tmp_path}/rows.jsonl line 3"]
     csv = load_rows(_write(tmp_path, "rows.csv", 'a,b\n1,2\n3,"4\n5"\n6,7\n'))
-    assert [row.where.rpartition(" ")[2] for row in csv] == ["2", "4", "5"]
+    assert [row.where.rpartition(" ")[2] for row in csv] == ["2", "3", "5"]
 
 
 def test_one_object_alone_is_one_row(tmp_path):
@@ -89,6 +95,37 @@ def test_a_folder_gives_its_data_files_by_name_and_leaves_others_alone(tmp_path)
     _write(tmp_path, "a.jsonl.gz", gzip.compress(b'{"n": 1}\n{"n": 2}\n'))
     _write(tmp_path, "README.md", "not data")
     assert [str(row.values["n"]) for row in load_rows(str(tmp_path))] == ["1", "2", "3"]
+
+
+def test_a_folder_is_read_whatever_the_case_of_its_endings_and_without_hidden_files(tmp_path):
+    _write(tmp_path, "A.JSONL", '{"n": 1}\n')
+    _write(tmp_path, "b.NDJSON.GZ", gzip.compress(b'{"n": 2}\n'))
+    _write(tmp_path, "._A.jsonl", b"\x00\x05\x16\x07")
+    assert [row.values["n"] for row in load_rows(str(tmp_path))] == [1, 2]
+    assert [row.values["n"] for row in load_rows(str(tmp_path / "*"))] == [1, 2]
+
+
+def test_what_a_folder_holds_besides_the_files_that_are_read_is_known(tmp_path):
+    for name in ("train.jsonl", "test.jsonl", "extra.csv", "more.jsonl.zst", "README.md"):
+        _write(tmp_path, name, '{"n": 1}\n')
+    (tmp_path / "deeper").mkdir()
+    _write(tmp_path / "deeper", "rows.json", "[]")
+    assert left_out(str(tmp_path), "train") == ["deeper", "extra.csv", "more.jsonl.zst"]
+    assert left_out(str(tmp_path / "train.jsonl"), "train") == []
+
+
+def test_a_folder_whose_rows_stand_deeper_says_where(tmp_path):
+    (tmp_path / "data").mkdir()
+    _write(tmp_path / "data", "train-0.jsonl", '{"n": 1}\n')
+    assert f"Name the folder {tmp_path / 'data'}." in _fix(str(tmp_path))
+
+
+def test_an_arrow_file_of_a_saved_dataset_is_read_by_its_folder(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path))
+    (arrow,) = tmp_path.glob("*.arrow")
+    assert f"Name its folder, {tmp_path}." in _fix(str(arrow))
 
 
 def test_a_saved_dataset_folder_gives_its_rows(tmp_path):
@@ -133,14 +170,14 @@ def test_rows_behind_the_limit_are_not_read(tmp_path):
         ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": \n', "line 3"),
         ("a.jsonl", '{"a": 1}\n\n{"a": 2},\n', "line 3"),
         ("a.jsonl", '{"a": 1}\n[1, 2]\n', "line 2 is a list"),
-        ("a.jsonl", '{"a": 1}\n"text"\n', "line 2 is a str"),
-        ("a.jsonl", '{"a": 1}\nnull\n', "line 2 is a NoneType"),
+        ("a.jsonl", '{"a": 1}\n"text"\n', "line 2 is text"),
+        ("a.jsonl", '{"a": 1}\nnull\n', "line 2 is null"),
         ("a.jsonl", '{"a": 1}\n' + "[" * 100_000 + "\n", "line 2"),
         ("a.json", '[{"a": 1},\n {"a": 2},\n {"a": }]\n', "line 3"),
         ("a.json", '{"data": [\n {"a": 1},\n {"a": }]}\n', "line 3"),
         ("a.json", '{"a": 1}\n{"a": 2}\n{"a": \n', "line 3"),
-        ("a.json", '[{"a": 1}, 2]', "row 2 is a int"),
-        ("a.json", '"text"', "str"),
+        ("a.json", '[{"a": 1}, 2]', "row 2 is a number"),
+        ("a.json", '"text"', "holds text"),
         ("a.json", "[" * 100_000, "nested"),
         ("a.csv", "a,b\n1,2\n3,4,5\n", "line 3"),
         ("a.csv", "a,b\n1,2\n3\n", "line 3"),
@@ -256,3 +293,14 @@ def test_a_folders_files_named_after_splits_are_splits(tmp_path):
     assert [row.values["prompt"] for row in load_rows(str(tmp_path), "test")] == ["test"]
     with pytest.raises(DataError, match="no file for the split 'validation'"):
         load_rows(str(tmp_path), "validation")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_not_the_working_folder(tmp_path, monkeypatch, name):
+    _write(tmp_path, "rows.jsonl", '{"n": 1}\n')
+    monkeypatch.chdir(tmp_path)
+    assert "has no name" in _refusal(name)
+
+
+def test_an_address_is_not_looked_for_as_a_file():
+    assert "https://example.com/rows.jsonl is an address" in _refusal("https://example.com/rows.jsonl")

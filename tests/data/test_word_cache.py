@@ -57,7 +57,8 @@ BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         _tokenizer(pre_tokenizers.Whitespace()),
         _tokenizer(pre_tokenizers.ByteLevel(add_prefix_space=True)),
         _tokenizer(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizer=normalizers.Lowercase()),
-        _tokenizer(pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        _tokenizer(pre_tokenizers.Digits(), pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        _tokenizer(pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)),
         _tokenizer(pre_tokenizers.Split(Regex(r"\w+"), "removed"), BYTES),
         _tokenizer(pre_tokenizers.Split(Regex(r"\p{Lu}+|\P{Lu}+"), "isolated"), BYTES),
         _tokenizer(BYTES),
@@ -66,6 +67,27 @@ BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 )
 def test_a_tokenizer_that_does_more_or_splits_in_another_way_is_left_alone(backend):
     assert WordCache.of(backend) is None
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
+        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)],
+        [*(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in (r"\p{N}", word_cache.GPT2)), BYTES],
+    ],
+    ids=["digits", "numbers", "two splits"],
+)
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(ASCII | st.text("ab 12.'s\n\t", max_size=20), max_size=4))
+@example(texts=["a  12 b 3\n\n4  5c '6 don't7s"])
+def test_words_are_found_where_numbers_are_cut_out_first(tokenizer_of, steps, texts):
+    backend = Tokenizer.from_str(tokenizer_of("chatml").backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    words = WordCache.of(backend)
+    assert words is not None
+    assert words.encode(texts) in (None, [one.ids for one in backend.encode_batch(texts, add_special_tokens=False)])
+    assert words.encode(["a  12 b 3"]) == [backend.encode("a  12 b 3", add_special_tokens=False).ids]
 
 
 def test_words_that_are_forgotten_are_found_again(tokenizer_of, monkeypatch):

@@ -17,13 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.soak import record
 
 from tunesmith.errors import TunesmithError
 
@@ -400,11 +400,5 @@ def test_very_many_files_end_in_nothing_but_themselves_or_our_own_error(name: st
     begun = time.monotonic()
     run(name, tmp_path, cases)
     done = {key: counts[key] - before[key] for key in (name, f"{name} refused")}
-    record = {
-        "test": "fuzz", "kind": name, "date": datetime.now(timezone.utc).date().isoformat(), "cases": done[name],
-        "refused": done[f"{name} refused"], "seconds": round(time.monotonic() - begun),
-    }  # fmt: skip
-    print(record)
-    if results := os.environ.get("SOAK_RESULTS"):
-        with Path(results).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    refused, seconds = done[f"{name} refused"], round(time.monotonic() - begun)
+    record("fuzz", kind=name, cases=done[name], refused=refused, seconds=seconds)

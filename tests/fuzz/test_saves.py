@@ -1,13 +1,11 @@
 """Saves, kills at any file operation, damage and going on, in any order: the newest whole state is always found, and is what was
 saved. A few histories are part of every test run; `make soak` lives through many (``SOAK_HISTORIES``)."""
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from tests.soak import record
 
 from tunesmith.errors import RunError
 from tunesmith.training.checkpoint import checkpoints, keep_newest, newest_checkpoint, save_checkpoint, set_aside
@@ -172,12 +171,4 @@ def test_whatever_happens_many_times() -> None:
     histories = int(os.environ.get("SOAK_HISTORIES", 5000))
     lived.update(dict.fromkeys(lived, 0))
     live_through(histories)
-    if results := os.environ.get("SOAK_RESULTS"):
-        record = {
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "test": "histories of saves",
-            "histories": histories,
-            **lived,
-        }
-        with open(results, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    record("histories of saves", histories=histories, **lived)

@@ -20,11 +20,11 @@ ROWS = [
 class Lab:
     """Runs that come to grief, each in a process of its own; see lab.py."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, cache):
         self.settings = settings
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", str(Path(__file__).parent / "lab.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "TUNESMITH_CACHE": str(cache)},
         )  # fmt: skip
 
     def ask(self, **request):
@@ -69,14 +69,14 @@ def rows(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def lab(tiny_model_folder, rows):
+def lab(tiny_model_folder, rows, tmp_path_factory):
     """Dropout, shuffling, packing, shared prefixes, two micro-batches a window, evaluations, and a checkpoint every two
     updates."""
     made = Lab({
         "model": str(tiny_model_folder), "data": str(rows), "num_train_epochs": 2, "learning_rate": 1e-2, "lora_dropout": 0.1,
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "val_size": 3, "eval_steps": 3, "save_steps": 2,
         "max_length": 96, "lora_target_modules": "q_proj,v_proj,down_proj",
-    })  # fmt: skip
+    }, tmp_path_factory.mktemp("cache"))  # fmt: skip
     yield made
     made.process.stdin.close()
     made.process.wait(timeout=60)

@@ -10,22 +10,27 @@ grief where the request says. One JSON request a line on stdin, one JSON answer 
              {"seconds": s, "signal": 9}          from outside, after so long
              {"save": n, "full": m}               the disk is full from write m of save n on; "errno": another reason
              {"event": "rows", "signal": 15}      at the first note or progress that begins so
+             {"moment": n, "signal": 9}           at the n-th of all notes, progress and changes of folders together (from 1)
              {"update": n, "signals": [15, 15]}   several after another
              {"update": n, "remove": "folder"}    a folder vanishes then
              {"update": n, "append": ["file", "text"]}
              {"versions": {"torch": "1.0"}}       what libraries say of themselves
+             {"rows_a_shard": n}                  of rows that are streamed
+             {"shard": n, "signals": [2, 15]}     while shard n (from 1) is read, which has no end then
              {"pass": n, "raises": "memory"}      in the n-th micro-batch memory runs out; "device": the GPU is lost
              {"gradient": n, "poison": "nan"}     a number of the gradient of update n is that
              {"weight": n, "poison": "inf"}       a number of the adapter is that after update n
 
-The answer: how the process ended (exit code, or -signal), its error in words, and the notes it gave.
+The answer: how the process ended (exit code, or -signal), its error in words, the notes it gave, and how many "moments" it had.
 """
 
 import errno
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -39,6 +44,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 import tunesmith as ts
+from tunesmith.data import stream
 from tunesmith.errors import TunesmithError
 from tunesmith.events import Note, Progress
 from tunesmith.training import guard, keeper, loop
@@ -52,6 +58,7 @@ OPERATIONS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what a shell starts in the background ignores
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
 
@@ -82,9 +89,11 @@ def work(request: dict, writing: int) -> None:
     """What the child does; it does not return."""
     notes: list[str] = []
     crash, code, error = request.get("crash", {}), 0, None
+    moments = Moments(crash)
     arrange(crash)
 
     def watch(event: object) -> None:
+        moments.one_more()
         if isinstance(event, Note):
             notes.append(event.text)
         said = event.text if isinstance(event, Note) else event.what if isinstance(event, Progress) else ""
@@ -109,8 +118,25 @@ def work(request: dict, writing: int) -> None:
         code, error = 2, str(raised)
     except BaseException as raised:
         code, error = 1, repr(raised)
-    TELL(writing, json.dumps({"error": error, "notes": notes}).encode())
+    TELL(writing, json.dumps({"error": error, "notes": notes, "moments": moments.count}).encode())
     os._exit(code)
+
+
+class Moments:
+    """count: of notes, progress and changes of folders so far. At the one asked for the process ends."""
+
+    def __init__(self, crash: dict) -> None:
+        self.crash, self.count = crash, 0
+        for name in ("fsync", "mkdir", "rename", "replace", "unlink", "rmdir") if "moment" in crash else ():
+            setattr(os, name, self._counting(getattr(os, name)))
+
+    def one_more(self) -> None:
+        self.count += 1
+        if self.count == self.crash.get("moment"):
+            os.kill(os.getpid(), self.crash["signal"])
+
+    def _counting(self, function):
+        return lambda *arguments, **named: (self.one_more(), function(*arguments, **named))[1]
 
 
 def happen(crash: dict) -> None:
@@ -142,6 +168,10 @@ def arrange(crash: dict) -> None:
         loop.evaluate = counted(loop.evaluate, crash["evaluation"], lambda: os.kill(os.getpid(), crash["signal"]))
     if "poison" in crash:
         poison(crash)
+    if "rows_a_shard" in crash:
+        stream.Stream.__init__.__defaults__ = (crash["rows_a_shard"], stream.SHARD_CHARACTERS)
+    if "shard" in crash:
+        stream.up_to = without_end(stream.up_to, crash)
     if "versions" in crash:
         version = importlib.metadata.version
         importlib.metadata.version = lambda name: crash["versions"].get(name) or version(name)
@@ -170,6 +200,22 @@ def poison(crash: dict) -> None:
                 parameter.view(-1)[3] = float(crash["poison"])
 
     EagerUpdate.finish = poisoned
+
+
+def without_end(up_to, crash: dict):
+    """Shards of which one is its first row over and over, after the signals."""
+    shards = iter(range(1, 10**9))
+
+    def rows(conversations, *limits):
+        if next(shards) != crash["shard"]:
+            yield from up_to(conversations, *limits)
+            return
+        first = next(conversations)
+        happen(crash)
+        yield from itertools.repeat(first, 50_000)
+        os._exit(1)  # nobody was to wait for this
+
+    return rows
 
 
 def counted(function, number: int, accident):

@@ -3,8 +3,6 @@
 import json
 import shutil
 
-import pytest
-
 
 def newest(folder):
     """The update of the newest checkpoint."""
@@ -126,17 +124,3 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_trained(lab, 
     refused = lab.train(tmp_path / "file" / "run")
     assert refused["code"] == 2
     assert f"{tmp_path / 'file' / 'run'} cannot be written: Not a directory. Give another --output-dir." in refused["error"]
-
-
-# ---- merging and exporting
-
-
-@pytest.mark.parametrize("seconds", [0.2, 0.6, 1.0, 1.5])
-def test_killed_in_the_middle_a_merge_leaves_nothing_or_all_of_it(lab, whole, tmp_path, seconds):
-    request = {"call": "merge", "run": str(whole), "out": str(tmp_path / "merged"), "kind": "float32"}
-    code = lab.ask(**request, crash={"seconds": seconds, "signal": 9})["code"]
-    assert code in (0, -9)
-    if code:
-        assert not (tmp_path / "merged").exists()
-        assert lab.ask(**request)["code"] == 0
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (tmp_path / "merged").iterdir()}

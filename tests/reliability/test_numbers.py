@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tunesmith as ts
 from tunesmith.cli.main import main
+from tunesmith.errors import TrainingError
 
 
 def saved(folder):
@@ -52,6 +54,14 @@ def test_in_a_weight_it_is_never_saved(lab, whole, tmp_path, value, every, says)
     assert not (folder / "adapter_model.safetensors").exists()
     assert lab.resume(folder)["code"] == 0
     lab.assert_as_undisturbed(folder, whole)
+
+
+def test_a_rate_that_ruins_the_model_ends_the_run_with_an_error(rows, tmp_path):
+    """The real model: it then gives every token the same probability, and all its numbers are finite."""
+    settings = {"learning_rate": 1e6, "max_steps": 8, "per_device_train_batch_size": 2, "val_size": 0, "save_steps": 2}
+    with pytest.raises(TrainingError, match=r"diverged: the loss was [0-9.]+ at first and is 10\.8 at update"):
+        ts.train("smollm2-135m", str(rows), output_dir=str(tmp_path / "run"), **settings)
+    assert not (tmp_path / "run" / "adapter_model.safetensors").exists()
 
 
 def test_in_a_batch_the_command_names_update_and_row_and_fails(tiny_model_folder, rows, tmp_path, capsys):

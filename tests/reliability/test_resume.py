@@ -155,6 +155,18 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_gone_
     lab.assert_as_undisturbed(stopped, whole)
 
 
+def test_neither_the_clock_nor_a_file_that_is_not_of_it_decides_what_is_gone_on_from(lab, whole, stopped):
+    """The newer checkpoint has the older date, as after a clock was set back, and others' files stand in both."""
+    for step, seconds in ((4, 2_000_000_000), (6, 1_000_000_000)):
+        folder = stopped / "checkpoints" / f"checkpoint-{step}"
+        (folder / "optimizer.pt").write_bytes(b"not ours")
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (seconds, seconds))
+    done = lab.resume(stopped)
+    assert "from update 6 (checkpoint-6)" in done["notes"][0]
+    lab.assert_as_undisturbed(stopped, whole)
+
+
 def test_with_no_whole_checkpoint_left_it_says_so_and_touches_nothing(lab, stopped):
     for path in (stopped / "checkpoints").glob("checkpoint-*"):
         (path / "state.json").unlink()

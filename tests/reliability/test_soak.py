@@ -1,29 +1,15 @@
-"""Many accidents (`make soak`): at random moments, at every file operation, to every file. Where SOAK_RESULTS names a file, each
-test adds a line of what it counted."""
+"""Many accidents (`make soak`): at random moments, at every file operation, to every file."""
 
-import importlib.metadata
-import json
 import os
 import random
 import shutil
 import signal
 import time
-from datetime import date
-from pathlib import Path
 
 import pytest
+from tests.soak import record
 
 pytestmark = pytest.mark.soak
-
-
-def record(test, **counts):
-    """Tell what was counted, and add it to the file of results."""
-    versions = {name: importlib.metadata.version(name) for name in ("tunesmith", "torch", "transformers", "peft", "bitsandbytes")}
-    line = json.dumps({"date": date.today().isoformat(), "test": test, **counts, "versions": versions})
-    print(line)
-    if place := os.environ.get("SOAK_RESULTS"):
-        with Path(place).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def test_killed_and_stopped_at_random_moments(lab, whole, tmp_path):

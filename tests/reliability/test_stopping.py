@@ -75,6 +75,18 @@ def test_told_twice_it_ends_at_once_and_loses_only_what_was_not_saved(lab, whole
     lab.assert_as_undisturbed(folder, whole)
 
 
+def test_told_twice_while_rows_are_streamed_it_does_not_wait_for_them(lab, tmp_path):
+    """The shard that is read meanwhile has no end."""
+    folder, undisturbed, small = tmp_path / "run", tmp_path / "whole" / "run", {"rows_a_shard": 9}
+    streamed = {"streaming": True, "max_steps": 8, "save_steps": 1, "packing": "none"}
+    stopped = lab.train(folder, {**small, "shard": 2, "signals": [signal.SIGINT, signal.SIGTERM]}, **streamed)
+    assert (stopped["code"], stopped["error"]) == (143, None)
+    assert lab.resume(folder, small)["code"] == 0
+    assert lab.train(undisturbed, small, **streamed)["code"] == 0
+    assert lab.sha256(folder) == lab.sha256(undisturbed)
+    assert lab.updates(folder) == lab.updates(undisturbed)
+
+
 def test_told_after_the_first_update_of_a_rate_that_has_yet_to_rise_it_is_no_error(lab, tmp_path):
     done = lab.train(tmp_path / "run", {"update": 1, "signal": 15}, warmup_steps=5)
     assert done["code"] == 143, done["error"]

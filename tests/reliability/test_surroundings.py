@@ -29,12 +29,14 @@ def test_train_merge_and_export_need_no_locale_no_home_and_no_plain_paths(comman
     for arguments in (
         ("train", model, data, "--output-dir", run, "--max-steps", "2", "--val-size", "2"),
         ("merge", run, tmp_path / "zusammen gefügt", "--dtype", "float32"),
+        ("export", run, tmp_path / "für llama ☃.gguf", "--type", "adapter"),
     ):
         done = command(*arguments)
         assert done.returncode == 0, done.stderr + done.stdout
         assert "Traceback" not in done.stderr
     assert (run / "manifest.json").is_file()
     assert (tmp_path / "zusammen gefügt" / "model.safetensors").is_file()
+    assert (tmp_path / "für llama ☃.gguf").read_bytes().startswith(b"GGUF")
 
 
 def test_a_gguf_base_without_a_home_says_where_to_point_the_cache(command, rows, tmp_path):

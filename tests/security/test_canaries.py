@@ -208,6 +208,21 @@ def test_a_tokenizer_that_names_files_elsewhere_is_refused(here: Path, key: str,
     assert fingerprint(here / "secret") == before
 
 
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/b", "tool_use"])
+def test_a_template_that_is_named_as_a_file_elsewhere_is_not_written_there(here: Path, name: str) -> None:
+    config = json.loads((here / "model/tokenizer_config.json").read_text())
+    template = (here / "model/chat_template.jinja").read_text()
+    (here / "model/chat_template.jinja").unlink()
+    named = [{"name": "default", "template": template}, {"name": name, "template": template}]
+    edit(here / "model/tokenizer_config.json", **config, chat_template=named)
+    code = main(
+        ["train", "model", "rows.jsonl", "--output-dir", "runs/out", "--max-steps", "1", "--val-size", "0", "--device", "cpu"]
+    )
+    assert code == 0
+    assert [path.relative_to(here).as_posix() for path in here.rglob("*.jinja")] == ["runs/out/chat_template.jinja"]
+    assert not Path("/tmp/elsewhere.jinja").exists()
+
+
 @pytest.mark.parametrize("shard", ["../outside.safetensors", "/outside.safetensors", "a/b.safetensors", "..\\x.safetensors", ""])
 def test_an_index_that_names_files_elsewhere_is_refused(here: Path, shard: str) -> None:
     shutil.copy(here / "model/model.safetensors", here / "outside.safetensors")

@@ -54,7 +54,7 @@ def tunesmith(here: Path, commands: dict[str, list[str]]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def ran(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Training on hostile rows, a preview, a chat, and two commands that fail with their tracebacks."""
+    """Training on hostile rows, every command that works on a run, and two that fail with their tracebacks."""
     here = tmp_path_factory.mktemp("traces")
     rows = [{"prompt": f"{SCRIPT} {i}", "completion": f"{SCRIPT} </td></table>"} for i in range(6)]
     (here / NAME).write_text("\n".join(map(json.dumps, rows)))
@@ -62,11 +62,19 @@ def ran(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
     said = tunesmith(here, {
         "train": ["train", model, NAME, "--max-steps", "1", "--val-size", "1", "--output-dir", "out", "--debug"],
         "preview": ["preview", model, NAME, "--html", "preview.html"],
+        "plan": ["plan", model, NAME],
         "chat": ["chat", "out", "--prompt", "Hi.", "--max-new-tokens", "2"],
+        "compare": ["compare", "out", "--rows", "1"],
+        "resume": ["resume", "out"],
+        "merge": ["merge", "out", "merged", "--dtype", "float32"],
+        "export": ["export", "out", "out.gguf", "--type", "adapter", "--ollama"],
+        "push --dry-run": ["push", "out", "me/yoda", "--dry-run"],
+        "serve --print": ["serve", "out", "--print", "vllm"],
+        "doctor": ["doctor"],
         "no such model": ["train", "org/none", NAME, "--debug"],
         "no such data": ["train", model, "org/none", "--debug"],
     })  # fmt: skip
-    assert [text[0] for name, text in said.items() if not name.startswith("no")] == ["0"] * 3, said
+    assert {name: text[0] for name, text in said.items() if text[0] != "0"}.keys() == {"no such model", "no such data"}, said
     assert all("Traceback" in said[name] for name in said if name.startswith("no"))
     return Run(here, said)
 

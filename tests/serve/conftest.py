@@ -1,6 +1,10 @@
 """A tiny tuned model behind a real server on a free port of this machine, in a thread; or without a server, as an ASGI app."""
 
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,3 +104,38 @@ def serve() -> Callable[..., Any]:
                 thread.join()
 
     return serving
+
+
+class Process:
+    """``with Process(folder) as served:`` `tunesmith serve` on a free port. said: what it printed until it served."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "tunesmith.cli.main", "serve", str(folder), "--port", "0", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )  # fmt: skip
+        self.said = ""
+        assert self.process.stdout is not None
+        while "Ctrl-C" not in self.said:
+            line = self.process.stdout.readline()
+            assert line, self.said
+            self.said += line
+        self.url = re.findall(r"(http://127\.0\.0\.1:\d+)/v1", self.said)[0]
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()  # where a test failed it would go on for ever
+        self.process.communicate()
+
+    def client(self, key: str = "any") -> httpx.Client:
+        """A client that sends this key."""
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, verify=False)
+
+    def stop(self) -> str:
+        """End it by SIGTERM; all that it printed."""
+        self.process.terminate()
+        rest, _ = self.process.communicate(timeout=60)
+        return self.said + rest

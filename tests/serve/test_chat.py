@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from tests.serve.conftest import CHAT, question
 
 from tunesmith.generate.engine import Sampling
@@ -224,3 +225,46 @@ def test_if_the_model_fails_its_answers_do_and_the_next_ones_do_not(serve, sessi
         assert '"error"' in streamed
         assert live.chat(client).status_code == 200
     assert "out of paper" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be …"),
+         "The GPU failed (CUDA error: unspecified launch failure)."),
+        (SystemExit(), "The model failed with SystemExit."),
+    ],
+    ids=["the GPU is lost", "its thread ends"],
+)  # fmt: skip
+def test_when_no_answer_can_come_any_more_everyone_hears_so_and_why(serve, endless, capsys, error, reason):
+    """Those whose answers grow, those that wait for a place, those that come later, and whoever watches over the server."""
+    asking, failing = 4, threading.Event()
+
+    def fail(module, given):
+        if failing.is_set():
+            raise error
+        if live.service.open == asking:
+            failing.set()
+
+    def ask(number):
+        with live.client() as client:
+            return live.chat(client, max_tokens=200, stream=number % 2 == 0)
+
+    with serve(endless, Limits(slots=2)) as live, live.client() as client:
+        assert client.get("/health").status_code == 200
+        hook = endless.model.get_input_embeddings().register_forward_pre_hook(fail)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(asking) as pool:
+                answers = list(pool.map(ask, range(asking)))
+        finally:
+            hook.remove()
+        assert {answer.status_code for answer in answers[1::2]} <= {500, 503}
+        assert all(reason in answer.text for answer in answers)
+        assert not any("[DONE]" in answer.text for answer in answers)
+        health, late = client.get("/health"), live.chat(client)
+        assert (health.status_code, late.status_code) == (503, 503)
+        assert health.json()["error"]["message"] == f"{reason} No more answers come until the server is started again."
+        assert late.json() == health.json()
+        assert client.get("/metrics").status_code == 200
+        assert (live.service.open, live.service.worker.living) == (0, 0)
+    assert reason in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """What the server says of itself is true: requests made up from its OpenAPI description get the answers described there."""
 
 import itertools
-import json
 import os
 
 import pytest
@@ -13,7 +12,8 @@ from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
     response_schema_conformance,
     status_code_conformance,
-)  # fmt: skip
+)
+from tests.soak import record
 
 from tunesmith.serve.limits import Limits
 
@@ -33,7 +33,7 @@ def live(serve, session):
 
 
 def check(live, examples):
-    """Valid and invalid requests for every operation."""
+    """Valid and invalid requests for every operation: how many came, and how many of them the model answered."""
     schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json")
     asked, count = set(), itertools.count()
     for operation in schema.get_all_operations():
@@ -56,8 +56,8 @@ def check(live, examples):
     assert ("POST /v1/chat/completions", "NEGATIVE") in asked
     assert len(asked) >= 6
     metrics = live.service.metrics
-    print(json.dumps({"requests": sum(metrics.requests.values()), "answers": sum(metrics.answers.values())}))
     assert sum(metrics.answers.values()) > 0
+    return {"requests": sum(metrics.requests.values()), "answered": sum(metrics.answers.values())}
 
 
 def test_requests_made_up_from_the_description_find_no_fault(live):
@@ -66,4 +66,4 @@ def test_requests_made_up_from_the_description_find_no_fault(live):
 
 @pytest.mark.soak
 def test_many_requests_made_up_from_the_description_find_no_fault(live):
-    check(live, int(os.environ.get("SOAK_EXAMPLES", "200")))
+    record("requests made up from the OpenAPI description", **check(live, int(os.environ.get("SOAK_EXAMPLES", "1000"))))

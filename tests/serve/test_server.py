@@ -4,19 +4,19 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from tests.serve.conftest import CHAT, question
+from safetensors.torch import load_file, save_file
+from tests.serve.conftest import CHAT, Process, question
 
 from tunesmith.cli.main import main
 from tunesmith.errors import MachineError, RunError
@@ -26,39 +26,91 @@ from tunesmith.serve.server import check_extra, check_host, claim_port, read_key
 KEY = "canary-4f1d0a9e7b6c"
 
 
-class Process:
-    """`tunesmith serve` on a free port."""
-
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "tunesmith.cli.main", "serve", str(folder), "--port", "0"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        )  # fmt: skip
-        self.said = ""
-        assert self.process.stdout is not None
-        while "Ctrl-C" not in self.said:
-            line = self.process.stdout.readline()
-            assert line, self.said
-            self.said += line
-        self.port = int(re.findall(r"http://127\.0\.0\.1:(\d+)/v1", self.said)[0])
-
-
 def test_the_process_answers_lets_living_answers_end_and_stops_as_asked(adapter_folder: Path) -> None:
-    served = Process(adapter_folder, TUNESMITH_API_KEY=KEY)
-    url, headers = f"http://127.0.0.1:{served.port}", {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False, verify=False) as client:
+    with Process(adapter_folder, TUNESMITH_API_KEY=KEY) as served, served.client(KEY) as client:
         assert client.get("/v1/models").json()["data"][0]["id"] == "tiny-yoda"
-        assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 401
+        assert client.get("/v1/models", headers={"Authorization": ""}).status_code == 401
         body = question(model="tiny-yoda", stream=True)
         with client.stream("POST", CHAT, json=body) as response:
             lines = response.iter_lines()
             next(lines)
             served.process.send_signal(signal.SIGTERM)
             assert [line for line in lines if line][-1] == "data: [DONE]"
-    rest, _ = served.process.communicate(timeout=60)
+        said = served.stop()
     assert served.process.returncode == 0
-    assert "Traceback" not in served.said + rest
-    assert KEY not in served.said + rest
+    assert "Traceback" not in said
+    assert KEY not in said
+
+
+@pytest.fixture
+def talkative(adapter_folder: Path, tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """The same over a base that never comes to its stop token."""
+    base, folder = shutil.copytree(tiny_model_folder, tmp_path / "base"), shutil.copytree(adapter_folder, tmp_path / "talkative")
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"][2] = 0
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)}))
+    return folder
+
+
+class Crowd:
+    """Fifty clients that ask at once. ends: the last line each got."""
+
+    def __init__(self, served: Process) -> None:
+        self.served, self._begun = served, threading.Semaphore(0)
+        self._pool = concurrent.futures.ThreadPoolExecutor(50)
+        self._answers = [self._pool.submit(self._come) for _ in range(50)]
+        assert all(self._begun.acquire(timeout=60) for _ in range(50))
+
+    def _come(self) -> str:
+        body = question(model="talkative", stream=True, max_tokens=200)
+        with self.served.client() as client, client.stream("POST", CHAT, json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            self._begun.release()
+            try:
+                return [line for line in lines if line][-1]
+            except httpx.TransportError:
+                return "cut off"
+
+    @property
+    def ends(self) -> list[str]:
+        self._pool.shutdown()
+        return [answer.result() for answer in self._answers]
+
+
+def until_it_takes_no_more(served: Process) -> None:
+    with contextlib.suppress(httpx.TransportError), served.client() as client:
+        while client.get("/health"):
+            pass
+
+
+def test_stopped_under_load_it_ends_with_every_client_answered_or_told(talkative: Path) -> None:
+    """There is a place for one: some get their answer in the time that living answers have, and not all."""
+    with Process(talkative, "--slots", "1") as served:
+        crowd = Crowd(served)
+        said, ends = served.stop(), crowd.ends
+    assert served.process.returncode == 0
+    assert said.endswith("Stopped.\n")
+    assert "Traceback" not in said
+    assert "data: [DONE]" in ends
+    assert {json.loads(end.removeprefix("data: "))["error"]["message"] for end in ends if end != "data: [DONE]"} == {
+        "This server is being stopped."
+    }
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_quietly(talkative: Path) -> None:
+    with Process(talkative, "--slots", "1") as served:
+        crowd = Crowd(served)
+        served.process.send_signal(signal.SIGINT)
+        until_it_takes_no_more(served)  # the first was heard
+        served.process.send_signal(signal.SIGINT)
+        said, _ = served.process.communicate(timeout=60)
+        ends = crowd.ends
+    assert served.process.returncode == 130
+    assert "Traceback" not in served.said + said
+    assert "cut off" in ends
 
 
 def test_ctrl_c_is_130(adapter_folder: Path, capsys: Any) -> None:
@@ -173,13 +225,24 @@ def test_what_vllm_cannot_put_on_a_base_is_merged_first(run: Any, config: Any) -
     assert serve.startswith("vllm serve 'my run-merged' --served-model-name 'my run'")
 
 
-def test_a_base_that_came_as_gguf_is_exported_for_llama_cpp_and_ollama_and_merged_for_vllm(run: Any) -> None:
-    folder = run("smollm2-135m")
+@pytest.mark.parametrize("family", ["a GGUF file", "a folder"])
+def test_a_base_that_export_can_write_is_exported_for_llama_cpp_and_ollama(run: Any, tiny_model_folder: Path, family: str) -> None:
+    folder = run("smollm2-135m" if family == "a GGUF file" else str(tiny_model_folder))
     assert commands(folder, "llama.cpp")[0] == f"tunesmith export '{folder}' 'my run.gguf'"
     assert commands(folder, "llama.cpp")[1].startswith("llama-server -m 'my run.gguf' ")
     assert commands(folder, "ollama")[0].endswith("--ollama")
-    assert "merge" in commands(folder, "vllm")[1]
-    assert any("convert_hf_to_gguf.py" in line for line in commands(run(), "llama.cpp"))
+
+
+def test_a_base_of_another_family_is_merged_and_converted(run: Any, tmp_path: Path) -> None:
+    base = tmp_path / "gemma"
+    base.mkdir()
+    (base / "config.json").write_text('{"model_type": "gemma2"}')
+    folder = run(str(base), base_model_name_or_path=str(base))
+    assert any("convert_hf_to_gguf.py" in line for line in commands(folder, "llama.cpp"))
+
+
+def test_a_base_that_came_as_gguf_is_merged_for_vllm(run: Any) -> None:
+    assert "merge" in commands(run("smollm2-135m"), "vllm")[1]
 
 
 def test_names_of_models_tell_no_paths(run: Any, tiny_model_folder: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import Parameter
 
 from tunesmith.errors import MachineError, TrainingError
+from tunesmith.training import guard
 from tunesmith.training.guard import (
     check_changed,
     check_gradients,
@@ -141,3 +142,17 @@ def test_only_a_gpu_that_failed_is_told_as_that() -> None:
     for other in ("size mismatch", "CUDA error: out of memory"):
         with pytest.raises(RuntimeError, match=other), working_device("go on"):
             raise RuntimeError(other)
+
+
+def test_losses_that_stay_worse_than_guessing_are_a_divergence():
+    seen = guard.Divergence(49_152)
+    for step, loss in enumerate((3.0, 11.0, 12.0, 2.0, 11.0, 30.0), 1):
+        seen.check(loss, step)
+    with pytest.raises(TrainingError, match=r"was 3\.0 at first and is 10\.8 at update 7.* 49,152 tokens"):
+        seen.check(10.8, 7)
+
+
+def test_a_model_that_knew_nothing_at_first_has_not_diverged():
+    seen = guard.Divergence(300)
+    for step in range(1, 20):
+        seen.check(5.9 + step % 3, step)

@@ -88,7 +88,10 @@ def _template(name: str) -> str:
         return TEMPLATES[name]
     path = Path(name).expanduser()
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"The chat template {path} cannot be read: {error}.", "Save it as UTF-8 text.") from error
     raise ModelError(
         f"There is no chat template {name!r}{nearest(name, TEMPLATES)}.",
         f"Use one of {', '.join(sorted(TEMPLATES))}, or the path of a .jinja file.",

@@ -2,7 +2,7 @@
 
 import html
 
-from tunesmith.cli.preview_words import facts_of, found_in, lengths_line
+from tunesmith.cli.preview_words import facts_of, found_in, lengths_line, sign_of
 from tunesmith.cli.visible import on_one_line, visible
 from tunesmith.data.findings import Finding
 from tunesmith.data.lengths import Bar
@@ -80,7 +80,8 @@ def _findings(seen: Preview) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    sign, kind = ("!", "look") if finding.worth_a_look else ("·", "some") if finding.count else ("✓", "good")
+    sign = sign_of(finding)
+    kind = {"!": "look", "✓": "good"}.get(sign, "some")
     head = f"<b class=sign>{sign}</b> {_text(finding.title)} <small>{_text(found_in(finding))}</small>"
     if not finding.rows:
         return f"<p class='finding {kind}'>{head}</p>"
@@ -123,7 +124,9 @@ dd{margin:0;overflow-wrap:anywhere}
 .bars{border-collapse:collapse;width:100%;font-size:.85rem} .bars th{font-weight:400;color:var(--quiet);text-align:right;
 white-space:nowrap;padding:.1rem .6rem .1rem 0;width:1%} .bars .n{color:var(--quiet);white-space:nowrap;padding-left:.5rem;width:1%}
 .bar{background:var(--green);height:.95rem;border-radius:2px} .bar.over{background:var(--red)}
-.finding{margin:0;padding:.4rem 0;border-top:1px solid var(--line)} h2+.finding{border-top:0} summary{cursor:pointer}
+.finding{margin:0;padding:.4rem 0;border-top:1px solid var(--line)} h2+.finding{border-top:0}
+summary{cursor:pointer;list-style:none} summary::-webkit-details-marker{display:none}
+summary::after{content:' ▸';color:var(--quiet)} [open]>summary::after{content:' ▾'}
 .sign{display:inline-block;width:1.2rem;color:var(--quiet)} .good .sign{color:var(--green)} .finding.look .sign{color:var(--amber)}
 details p{margin:.3rem 0 .5rem} .sights{font-size:.9rem;grid-template-columns:minmax(8rem,14rem) 1fr}
 @media(max-width:40rem){dl,.sights{grid-template-columns:1fr;gap:.1rem} dd{margin-bottom:.5rem} section{padding:.8rem}}

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.cli.preview_words import facts_of, found_in, lengths_line
+from tunesmith.cli.preview_words import facts_of, found_in, lengths_line, sign_of
 from tunesmith.cli.visible import on_one_line, visible
 from tunesmith.data.findings import Finding
 from tunesmith.data.lengths import Bar, Cut
@@ -109,7 +109,8 @@ def _facts(seen: Preview) -> Table:
 def _findings(seen: Preview) -> Table:
     table = Table(title="Looked for", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     for finding in seen.findings:
-        sign, style = ("!", "bold yellow") if finding.worth_a_look else ("·", "dim") if finding.count else ("✓", "green")
+        sign = sign_of(finding)
+        style = {"!": "bold yellow", "✓": "green"}.get(sign, "dim")
         table.add_row(Text(sign, style), Text(finding.title), Text(found_in(finding), "dim" if sign == "✓" else style))
     return table
 

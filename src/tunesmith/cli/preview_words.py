@@ -11,7 +11,8 @@ def facts_of(seen: Preview) -> dict[str, str]:
     """Name to one line: rows, what is cut, stop token, packing, prefix, system prompts, bad rows, what was sampled."""
     facts = {"rows": f"{seen.rows:,} to train on, {seen.held_out:,} held out" + (f"; {seen.read_as}" if seen.read_as else "")}
     if seen.bad.count:
-        facts["bad rows"] = f"{seen.bad.count:,}. " + " ".join(seen.bad.reasons)
+        more = " · …" if seen.bad.count > len(seen.bad.reasons) else ""
+        facts["bad rows"] = f"{seen.bad.count:,}: " + " · ".join(seen.bad.reasons) + more
     if seen.cut:
         facts["max_length"] = _cut(seen.cut)
         facts["stop token"] = _stop(seen.stop_token, seen.cut)
@@ -35,6 +36,13 @@ def lengths_line(seen: Preview) -> str:
     drawn = f" ({lengths.measured:,} rows drawn)" if seen.rows > lengths.measured >= MEASURED else ""
     answers = f"; answers {lengths.answers:,} at the median"
     return f"median {lengths.median:,}, 95% within {lengths.p95:,}, longest {lengths.longest:,} tokens{answers}{drawn}"
+
+
+def sign_of(finding: Finding) -> str:
+    """``!`` worth a look, ``·`` found, ``✓`` not found, ``–`` not looked for, there being nothing to look at."""
+    if not finding.looked_at:
+        return "–"
+    return "!" if finding.worth_a_look else "·" if finding.count else "✓"
 
 
 def found_in(finding: Finding) -> str:
@@ -86,7 +94,7 @@ def _prefix(prefix: Prefix) -> str:
     if not prefix.tokens:
         return "rows begin with nothing in common worth sharing"
     effect = "saved" if prefix.on else "would be saved; shared_prefix is off"
-    others = f" and {prefix.different - 1:,} others" if prefix.different > 1 else ""
+    others = f" and {prefix.different - 1:,} other{'s' * (prefix.different > 2)}" if prefix.different > 1 else ""
     return f"{prefix.saved:.0%} of the tokens {effect}: {prefix.tokens:,} tokens{others}, {_short(prefix.text)}"
 
 

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
         service = Service(tuned.session, *model_names(tuned.folder), limits)
         _announce(service, options.host, claimed.getsockname()[1], key is not None, options.run)
         try:
-            serve_app(make_app(service, key, anywhere), claimed, limits)
+            serve_app(make_app(service, key, anywhere), claimed, limits, service.worker.stop)
         except Terminated:
             console.print("Stopped.")
     return 0

@@ -1,4 +1,4 @@
-"""Answers one would not want learnt: refusals, empty ones, ones that stop in mid-sentence, one answer to many questions."""
+"""Answers one would not want learnt: refusals, missing ones, ones that stop in mid-sentence, one answer to many questions."""
 
 import re
 from collections.abc import Sequence
@@ -60,15 +60,27 @@ _REFUSALS = (
 )  # fmt: skip
 """Words a refusal must hold, which are quickly looked for, and how it then reads."""
 _PATTERNS = tuple((needle, re.compile(pattern, re.DOTALL)) for needle, pattern in _REFUSALS)
+_ASCII_PATTERNS = tuple((needle, pattern) for needle, pattern in _PATTERNS if needle.isascii())
 
 _ENDED = re.compile(r"[^\w\s,;\-–—‐…(]\s*$|[.。]{3}\s*$|…\s*$")
 """An answer that ends: with a mark, a bracket, a quote, an emoji; not with a letter, a digit, a comma or a dash."""
 
 
+MISSING = frozenset(("NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A", "undefined", "[object Object]"))
+"""What programs write where there was nothing."""
+
+
+def is_missing(answer: str) -> bool:
+    """Whether it is what a program writes for nothing."""
+    return len(answer) < 20 and answer.strip() in MISSING
+
+
 def is_refusal(answer: str) -> bool:
     """Whether it reads like an assistant declining or naming itself an AI, in one of fifteen languages."""
     text = answer[:LOOKED_AT].casefold().replace("’", "'")
-    return any(needle in text and pattern.search(text) for needle, pattern in _PATTERNS)
+    patterns = _ASCII_PATTERNS if text.isascii() else _PATTERNS
+    likely = [pattern for needle, pattern in patterns if needle in text]
+    return any(pattern.search(text) for pattern in likely)
 
 
 def is_unfinished(answer: str) -> bool:

@@ -19,6 +19,9 @@ def parquet_rows(path: Path, bad: OnBadRow) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise DataError(f"{path} has two columns {twice[0]!r}.", "Give every column a name of its own.")
             yield from _batches(file.iter_batches(batch_size=BATCH), str(path), bad)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name is not UTF-8
         raise DataError(f"{path} is not a readable parquet file: {_line(error)}", "Write it again.") from error

@@ -36,9 +36,8 @@ class BadRowFacts:
     def check_some_left(self, name: str, left: int) -> None:
         """Raises DataError if nothing is left to train on."""
         if self.count and not left:
-            raise DataError(
-                f"All {self.count:,} rows of {name} are bad. The first: {self.reasons[0]}", "Mend the rows, or name other columns."
-            )
+            every = f"All {self.count:,} rows of {name} are bad. The first" if self.count > 1 else f"The only row of {name} is bad"
+            raise DataError(f"{every}: {self.reasons[0]}", "Mend the rows, or name other columns.")
 
 
 def together(facts: Iterable[BadRowFacts]) -> BadRowFacts:

@@ -1,11 +1,14 @@
 """Which columns of a data set hold what: named by the user, or found by their names and by what stands in them."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from tunesmith.data.messages import READ
 from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
+from tunesmith.data.text import listed
 from tunesmith.errors import DataError, nearest
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
@@ -34,7 +37,10 @@ PAIRS = (
 INPUTS = ("input", "context")
 """Columns that carry on an instruction, as in Alpaca and Dolly."""
 SYSTEMS = ("system", "system_prompt")
+ASKED = tuple(dict.fromkeys(prompt for prompt, _ in PAIRS))
 FORMATS = ("auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text")
+PREFERENCES = {"chosen", "rejected"}
+"""Columns of answers that are compared, not learnt."""
 LOOKED_AT = 100
 """Rows looked at to find the columns."""
 
@@ -72,7 +78,7 @@ class Columns:
         else:
             line = " + ".join(repr(name) for name in (self.prompt, self.input) if name) + f" → {self.completion!r}"
         extra = [f", {what} from {name!r}" for what, name in (("system prompt", self.system), ("tools", self.tools)) if name]
-        unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
+        unread = f"; not read: {listed(self.unread)}" if self.unread else ""
         return line + "".join(extra) + unread
 
 
@@ -101,9 +107,11 @@ def find_columns(
     for column in (messages, prompt, completion, system, text, tools):
         if column is not None and column not in there:
             raise DataError(
-                f"{name} has no column {column!r}{nearest(column, there)}; it has {', '.join(there)}.",
+                f"{name} has no column {column!r}{nearest(column, there)}; it has {listed(there)}.",
                 "Name the columns with --prompt and --completion, --messages, or --text.",
             )
+    if prompt is not None and prompt == completion:
+        raise DataError(f"{prompt!r} is named as the prompt and as the completion: nothing but an echo is learnt.", "Name two.")
     found = Columns(messages, prompt, completion, text=text) if messages or prompt or text else _found(seen, there, name, format)
     found = replace(
         found,
@@ -111,7 +119,8 @@ def find_columns(
         tools=tools or (None if found.text else _first(("tools", "functions"), there, found)),
         sharegpt=found.messages is not None and _speaks(seen, found.messages) == "from",
     )
-    return replace(found, unread=tuple(column for column in there if column not in found.names))
+    unread = [column for column in there if column not in found.names]
+    return replace(found, unread=(*unread, *unread_keys(seen, found.messages)))
 
 
 def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Columns:
@@ -128,12 +137,33 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
         if found := find(rows, there):
             return found
     if format != "auto":
-        raise DataError(f"{name} ({', '.join(there)}) has no columns for the format {format}.", "Name them, or leave format out.")
-    named = f"--prompt {there[0]} --completion {there[-1]}" if len(there) > 1 else f"--text {there[0]}" if there else "--prompt"
+        raise DataError(f"{name} ({listed(there)}) has no columns for the format {format}.", "Name them, or leave format out.")
+    if set(there) >= PREFERENCES:
+        asked = _first(ASKED, there, Columns())
+        alone = "--messages chosen" if _speaks(rows, "chosen") else "--text chosen"
+        raise DataError(
+            f"{name} ({listed(there)}) holds preferences, and tunesmith learns answers, not that one is better than another.",
+            f"To learn the chosen ones, add {f'--prompt {asked} --completion chosen' if asked else alone}.",
+        )
     raise DataError(
-        f"The columns of {name} ({', '.join(there)}) do not say which is the prompt and which the answer.",
-        f"Add {named}, or the columns you mean.",
+        f"The columns of {name} ({listed(there)}) do not say which is the prompt and which the answer.",
+        f"Name the columns you mean: {_suggested(there)}.",
     )
+
+
+def _suggested(there: Sequence[str]) -> str:
+    """Flags that name columns; where there are many nobody knows which."""
+    if len(there) == 1:
+        return f"--text {shlex.quote(there[0])}"
+    first, last = map(shlex.quote, there) if len(there) == 2 else ("COLUMN", "COLUMN")
+    return f"--prompt {first} --completion {last}"
+
+
+def unread_keys(rows: Sequence[Row], column: str | None) -> list[str]:
+    """Keys of messages that nothing is done with, as ``column: key``."""
+    lists = [value for row in rows if column and isinstance(value := row.values.get(column), list)]
+    found = dict.fromkeys(key for value in lists for message in value if isinstance(message, dict) for key in message)
+    return [f"{column}: {key}" for key in found if key not in READ]
 
 
 def _named_conversations(rows: Sequence[Row], there: list[str]) -> Columns | None:
@@ -143,7 +173,7 @@ def _named_conversations(rows: Sequence[Row], there: list[str]) -> Columns | Non
 
 def _conversations(rows: Sequence[Row], there: list[str]) -> Columns | None:
     """A column of a usual name, or the only one whose values are lists of messages."""
-    speaking = [column for column in there if _speaks(rows, column)]
+    speaking = [column for column in there if _speaks(rows, column)] if not set(there) >= PREFERENCES else []
     return _named_conversations(rows, there) or (Columns(speaking[0]) if len(speaking) == 1 else None)
 
 
@@ -168,7 +198,9 @@ def _first(names: Sequence[str], there: list[str], taken: Columns) -> str | None
 
 
 def _speaks(rows: Sequence[Row], column: str) -> str | None:
-    """``role`` or ``from``, if the first value there is in this column is a list of messages."""
+    """``role`` or ``from``, if the first value there is in this column is a list of messages, or one as JSON."""
     value: Any = next((v for row in rows if (v := row.values.get(column))), None)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return next((key for key in ("role", "from") if f'"{key}"' in value), None)
     first = value[0] if isinstance(value, list) else None
     return next((key for key in ("role", "from") if isinstance(first, dict) and key in first), None)

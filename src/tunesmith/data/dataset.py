@@ -14,12 +14,12 @@ from tunesmith.data.columns import find_columns
 from tunesmith.data.cutting import cut_and_pack
 from tunesmith.data.examples import Examples, Ints
 from tunesmith.data.formats import Conversation, to_conversations
-from tunesmith.data.mixture import open_data, times
+from tunesmith.data.mixture import check_used, open_data, times
 from tunesmith.data.packing import PackedRows
 from tunesmith.data.render import Example, Renderer, cut
 from tunesmith.data.sources import is_bundled, load_rows
 from tunesmith.data.stream import ShardFacts, Shards, Stream
-from tunesmith.data.tokenise import Tokenised, digest, tokenise
+from tunesmith.data.tokenise import Read, Tokenised, digest, tokenise
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 
@@ -79,22 +79,22 @@ def prepare(
     model_limit: int,
     watch: Callable[[int, int], None] = lambda done, total: None,
     cache: Cache | None = None,
+    read: Read = lambda conversation: None,
 ) -> Dataset:
     """Read, render, cut and pack the recipe's data.
 
     Args:
         model_limit: tokens the model can see. watch: told how many rows are rendered, of how many as far as that is known.
-        cache: where examples are kept for the next time.
+        cache: where examples are kept for the next time. read: as `tokenise` takes it; a stream does not tell.
 
     Raises:
         DataError: rows that cannot be read or trained on; see the modules this calls.
     """
     stream = Stream(recipe, renderer, cache) if recipe.streaming else None
     told: Callable[[int], None] = lambda done: watch(done, done)  # noqa: E731
-    made = stream.first(told) if stream else tokenise(recipe, renderer, told, cache)
+    made = stream.first(told) if stream else tokenise(recipe, renderer, told, cache, read)
     chosen = _drawn(recipe, made)
-    held = np.isin(made.conversation, chosen)
-    order = np.repeat(np.flatnonzero(~held), times(made.weights, recipe.seed)[made.conversation[~held]])
+    order = _used(recipe, made, chosen)
     whole = made.examples.take(order)
     longest = int(whole.lengths.max())
     max_length = _max_length(recipe, longest, model_limit)
@@ -111,6 +111,17 @@ def prepare(
     shards = Shards(stream, packed.rows, ShardFacts.of(made, packed, len(chosen)), max_length) if stream else None
     asides = asides_of(recipe.dataset_name, recipe.dataset_split)
     return Dataset(packed.rows, [e for e in cut_off if e.trained], questions, facts, asides, shards)
+
+
+def _used(recipe: Recipe, made: Tokenised, chosen: Sequence[int]) -> Ints:
+    """Indices of the examples of an epoch, as often as their weights say. Raises DataError if there are none of some."""
+    held = np.isin(made.conversation, chosen)
+    uses = times(made.weights, recipe.seed)
+    check_used(made.weights, uses)
+    order = np.repeat(np.flatnonzero(~held), uses[made.conversation[~held]])
+    if not len(order):
+        raise DataError("The rows that the weights leave are all held out.", "Lower val_size, or raise a weight.")
+    return order
 
 
 def _max_length(recipe: Recipe, longest: int, model_limit: int) -> int:
@@ -142,7 +153,7 @@ def _drawn(recipe: Recipe, made: Tokenised) -> list[int]:
     count = max(round(share), int(share > 0)) if recipe.val_size < 1 else int(recipe.val_size)
     if count >= made.conversations:
         raise DataError(
-            f"val_size {recipe.val_size} holds out all {made.conversations} rows; none is left to train on.", "Lower val_size."
+            f"val_size {recipe.val_size:g} holds out all {made.conversations} rows; none is left to train on.", "Lower val_size."
         )
     return sorted(random.Random(recipe.seed).sample(range(made.conversations), count))
 

@@ -102,7 +102,7 @@ class Builder:
 
     def add(self, example: Example, digest: bytes = bytes(16), weight: float = 1.0) -> None:
         """One more example; 16 bytes that stand for its conversation; how often it is used in an epoch."""
-        self._ids.extend(example.input_ids)
+        self._ids.fromlist(example.input_ids)
         trained = bytes(map(IGNORE.__ne__, example.labels))
         self._trained += trained
         self._counts.append(trained.count(1, 1))

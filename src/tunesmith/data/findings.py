@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from tunesmith.data.answers import is_refusal, repeated, unfinished
+from tunesmith.data.answers import is_missing, is_refusal, repeated, unfinished
 from tunesmith.data.conversation import DOCUMENT, Conversation, Message
 from tunesmith.data.duplicates import groups_of, near_groups, normalised
 from tunesmith.data.language import odd_ones
@@ -55,7 +55,7 @@ class Finding:
 class Said:
     """A conversation as it is compared. question: all before the last answer but system prompts, normalised. answer: the last
     one, normalised. whole: all of it, normalised, with roles. asked: the end of the question, as written. answers: all that
-    are trained, as written. system: the system prompt."""
+    are trained, as written. system: the system prompt. after: what follows the last answer."""
 
     where: str
     question: str
@@ -64,21 +64,26 @@ class Said:
     asked: str
     answers: tuple[str, ...]
     system: str
+    after: str = ""
 
 
 def said(conversation: Conversation) -> Said:
     """What a conversation says. A plain text is an answer to nothing."""
     messages = conversation.messages
+    texts = list(map(_text, messages))
+    plain = list(map(normalised, texts))
     answers = [i for i, message in enumerate(messages) if message.role in ("assistant", DOCUMENT)]
-    before = [message.content for message in messages[: answers[-1]] if message.role != "system"]
+    before = [i for i in range(answers[-1]) if messages[i].role != "system"]
+    asked = [plain[i] if messages[i].content == texts[i] else normalised(messages[i].content) for i in before]
     return Said(
         conversation.where,
-        normalised("\n".join(before)),
-        normalised(_text(messages[answers[-1]])),
-        "\0".join(f"{message.role}\1{normalised(_text(message))}" for message in messages),
-        before[-1] if before else "",
-        tuple(_text(messages[i]) for i in answers if messages[i].train),
-        "\n".join(message.content for message in messages if message.role == "system"),
+        " ".join(filter(None, asked)),
+        plain[answers[-1]],
+        "\0".join([f"{message.role}\1{text}" for message, text in zip(messages, plain)]),
+        messages[before[-1]].content if before else "",
+        tuple([texts[i] for i in answers if messages[i].train]),
+        "\n".join([message.content for message in messages if message.role == "system"]),
+        "\n".join(texts[answers[-1] + 1 :]),
     )
 
 
@@ -91,8 +96,8 @@ def _text(message: Message) -> str:
 def find(rows: Sequence[Said], held_out: Sequence[Said], watch: Watch = lambda what, done, total: None) -> tuple[Finding, ...]:
     """Everything that is looked for, found or not, the gravest first."""
     return (
-        *_leaks(rows, held_out, watch), _empty(rows), _refusals(rows), _unfinished(rows), *_duplicates(rows, watch),
-        _repeated(rows), _conflicts(rows), _languages(rows, watch), _controls(rows),
+        *_leaks(rows, held_out, watch), _empty(rows), _missing(rows), _refusals(rows), _unfinished(rows), _unanswered(rows),
+        *_duplicates(rows, watch), _repeated(rows), _conflicts(rows), _languages(rows, watch), _controls(rows),
     )  # fmt: skip
 
 
@@ -131,6 +136,19 @@ def _empty(rows: Sequence[Said]) -> Finding:
     found = list({i: (i, text) for i, text in reversed(found)}.values())[::-1]
     why = "teaches the model to say nothing"
     return _finding("empty_answers", "empty or blank answers", rows, found, 0, why, "Give them an answer or remove them.")
+
+
+def _missing(rows: Sequence[Said]) -> Finding:
+    found = [(i, repr(next(filter(is_missing, row.answers)))) for i, row in enumerate(rows) if any(map(is_missing, row.answers))]
+    why = "a program wrote it where there was nothing, and it is learnt like any other answer"
+    fix = "Give them an answer or remove them."
+    return _finding("missing_answers", "answers such as NaN or null", rows, found, 0.001, why, fix)
+
+
+def _unanswered(rows: Sequence[Said]) -> Finding:
+    found = [(i, row.after) for i, row in enumerate(rows) if row.after]
+    why = "what follows the last answer is not used"
+    return _finding("unanswered", "rows that end without an answer", rows, found, 0.001, why, "Complete them, or let it be.")
 
 
 def _refusals(rows: Sequence[Said]) -> Finding:
@@ -194,7 +212,7 @@ def _languages(rows: Sequence[Said], watch: Watch) -> Finding:
     watch("languages", 2, 2)
     why = "; ".join(mixtures) or "teaches the model to change its language"
     fix = "Remove or translate them, unless a mixture is wanted."
-    return _finding("other_languages", "rows in another language than most", rows, sorted(odd.items()), 0, why, fix)
+    return _finding("other_languages", "rows in another language than most", rows, sorted(odd.items()), 0.001, why, fix)
 
 
 def _controls(rows: Sequence[Said]) -> Finding:

@@ -8,7 +8,7 @@ from tunesmith.data.columns import PAIRS, Columns, find_columns
 from tunesmith.data.conversation import DOCUMENT, Conversation, Message
 from tunesmith.data.messages import messages_of
 from tunesmith.data.row import Row
-from tunesmith.data.text import text_of
+from tunesmith.data.text import listed, text_of
 from tunesmith.data.tool_calls import tools_of
 from tunesmith.errors import RowError
 
@@ -40,7 +40,7 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
     if columns.text:
         return _document(row, columns.text)
     if columns.messages:
-        messages = messages_of(row.values.get(columns.messages), row.where, columns.messages)
+        messages = messages_of(_cell(row, columns.messages), row.where, columns.messages)
     else:
         messages = [*_prompt(row, columns), *_side(row, columns.completion, "assistant")]
     if not any(m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more) for m in messages):
@@ -52,7 +52,7 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
 
 
 def _document(row: Row, column: str) -> Conversation:
-    text = text_of(row.values.get(column), f"{row.where}, column {column!r}")
+    text = text_of(_cell(row, column), f"{row.where}, column {column!r}")
     if not text.strip():
         raise RowError(f"{row.where}, column {column!r} is blank: there is nothing to learn.", "Give it text or remove the row.")
     return Conversation((Message(DOCUMENT, text),), row.where)
@@ -79,7 +79,14 @@ def _prompt(row: Row, columns: Columns) -> list[Message]:
 
 def _side(row: Row, column: str | None, role: str) -> list[Message]:
     """A prompt or completion: text, or (as trl has it) a list of messages."""
-    value: Any = row.values.get(column) if column else None
-    if isinstance(value, list):
+    value = _cell(row, column)
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return messages_of(value, row.where, str(column))
     return [Message(role, text_of(value, f"{row.where}, column {column!r}"))]
+
+
+def _cell(row: Row, column: str | None) -> Any:
+    """The value in a column that every row has to have. Raises RowError."""
+    if column not in row.values:
+        raise RowError(f"{row.where} has no {column!r}; it has {listed(row.values)}.", "Give it one or remove the row.")
+    return row.values[column]

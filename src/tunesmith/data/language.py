@@ -8,9 +8,15 @@ without a line in the table below is only known by its script. What is unknown i
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 UNKNOWN = ""
 ENOUGH, CLEARLY = 2.0, 1.6
@@ -67,6 +73,7 @@ FUNCTION_WORDS = {
 }  # fmt: skip
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_ASCII_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _SCRIPTS = {
     "LATIN": "Latin", "CYRILLIC": "Cyrillic", "ARABIC": "Arabic", "GREEK": "Greek", "HEBREW": "Hebrew", "CJK": "Chinese",
     "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean", "DEVANAGARI": "Devanagari",
@@ -75,31 +82,56 @@ _SHARED = ("Latin", "Cyrillic", "Arabic")
 """Scripts that many languages write in: by themselves they name none."""
 
 
-def _weights() -> dict[str, list[tuple[str, float]]]:
-    languages: dict[str, list[str]] = {}
-    for language, words in FUNCTION_WORDS.items():
+LANGUAGES = tuple(FUNCTION_WORDS)
+SHARES = 2520
+"""Parts of a word: so many that up to ten languages share it in whole ones, and sums are the same in any order."""
+TOGETHER = 8192
+"""Texts scored at once."""
+
+
+def _weights() -> tuple[dict[str, int], Floats]:
+    """Function words, numbered, and how many `SHARES` each counts for every language, float64 ``[words, languages]``."""
+    of_words: dict[str, list[int]] = {}
+    for number, words in enumerate(FUNCTION_WORDS.values()):
         for word in set(words.split()):
-            languages.setdefault(word, []).append(language)
-    return {word: [(name, 1 / len(names)) for name in names] for word, names in languages.items()}
+            of_words.setdefault(word, []).append(number)
+    weights = np.zeros((len(of_words) + 1, len(LANGUAGES)))  # the last row: of no word
+    for row, languages in enumerate(of_words.values()):
+        weights[row, languages] = SHARES / len(languages)
+    return {word: row for row, word in enumerate(of_words)}, weights
 
 
-_WEIGHTS = _weights()
+_NUMBERS, _WEIGHTS = _weights()
 
 
-def language(text: str) -> str:
-    """The language's English name, a script's name (``Cyrillic script``) where the words say no more, or an empty string."""
-    text = unicodedata.normalize("NFC", text[:LOOKED_AT])
-    script = "Latin" if text.isascii() else _script(text)
-    if script not in _SHARED:
-        return script
-    scores: dict[str, float] = defaultdict(float)
-    for word in _WEIGHTS.keys() & _WORD.findall(text.casefold().replace("’", "'")):
-        for name, weight in _WEIGHTS[word]:
-            scores[name] += weight
-    best = sorted(scores.items(), key=lambda pair: -pair[1])[:2]
-    if best and best[0][1] >= ENOUGH and (len(best) == 1 or best[0][1] >= CLEARLY * best[1][1]):
-        return best[0][0]
-    return UNKNOWN if script == "Latin" else f"{script} script"
+def languages(texts: Sequence[str]) -> list[str]:
+    """Of each text the language's English name, a script's name (``Cyrillic script``) where the words say no more, or an empty
+    string."""
+    named: list[str] = []
+    for start in range(0, len(texts), TOGETHER):
+        some = [unicodedata.normalize("NFC", text[:LOOKED_AT]) for text in texts[start : start + TOGETHER]]
+        scripts = ["Latin" if text.isascii() else _script(text) for text in some]
+        by_words = _by_words(some)
+        named += [
+            (name or ("" if script == "Latin" else f"{script} script")) if script in _SHARED else script
+            for name, script in zip(by_words, scripts)
+        ]
+    return named
+
+
+def _by_words(texts: Sequence[str]) -> list[str]:
+    """The language whose function words a text has clearly most of, or nothing."""
+    rows, starts = array("q"), array("q")
+    known, number = _NUMBERS.keys(), _NUMBERS.__getitem__
+    for text in texts:
+        starts.append(len(rows))
+        rows.append(-1)
+        words = _ASCII_WORD.findall(text.lower()) if text.isascii() else _WORD.findall(text.casefold().replace("’", "'"))
+        rows.extend(map(number, known & words))
+    scores = np.add.reduceat(_WEIGHTS[np.frombuffer(rows, np.int64)], np.frombuffer(starts, np.int64))
+    second, best = np.partition(scores, -2)[:, -2:].T
+    clear = (best >= ENOUGH * SHARES) & (best >= CLEARLY * second)
+    return [LANGUAGES[i] if sure else UNKNOWN for i, sure in zip(scores.argmax(1).tolist(), clear.tolist())]
 
 
 def _script(text: str) -> str:
@@ -126,7 +158,7 @@ def odd_ones(texts: Sequence[str]) -> tuple[dict[str, int], dict[int, str]]:
     A script alone (``Cyrillic script``) is no departure from a language written in it. Where no language has nine tenths of
     the texts the data are a mixture, and none is odd.
     """
-    found = [language(text) for text in texts]
+    found = languages(texts)
     counts = Counter(name for name in found if name)
     known = sum(counts.values())
     if not known:

@@ -5,7 +5,7 @@ from typing import Any
 from tunesmith.data.conversation import ROLES, Message
 from tunesmith.data.row import ROW_LIMIT
 from tunesmith.data.text import kind_of, text_of
-from tunesmith.data.tool_calls import calls_of
+from tunesmith.data.tool_calls import calls_of, json_of
 from tunesmith.errors import RowError, nearest
 
 SPEAKERS = {
@@ -21,10 +21,18 @@ CALLERS = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 KEPT = {"assistant": ("name", *THOUGHTS), "tool": ("name", "tool_call_id")}
 """Fields of a message that chat templates read, by role."""
+READ = frozenset(
+    ("role", "content", "from", "value", "tool_calls", "function_call", "train", "weight", "name", "tool_call_id", *THOUGHTS)
+)
+"""Fields of a message that something is done with."""
+ELSEWHERE = {"train_on_turn", "training", "trainable", "loss", "loss_mask", "mask", "masked", "do_train"}
+"""What other tools mark answers with that are to be learnt, or not."""
 
 
 def messages_of(value: Any, where: str, column: str) -> list[Message]:
-    """The messages of a list, each checked. Raises RowError, with the message's number."""
+    """The messages of a list, or of one as JSON, each checked. Raises RowError, with the message's number."""
+    if isinstance(value, str):
+        value = json_of(value, f"{where}: {column!r}")
     if not isinstance(value, list) or not value:
         raise RowError(
             f"{where}: {column!r} is {kind_of(value)}, not a list of messages.", 'Write [{"role": "user", "content": …}, …].'
@@ -51,12 +59,25 @@ def _message(item: Any, where: str) -> Message:
     if role not in ROLES:
         raise RowError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}{nearest(str(role), ROLES)}.", "Rename the role.")
     more: dict[str, Any] = {key: text_of(item[key], f"{where}, {key}") for key in KEPT.get(role, ()) if item.get(key) is not None}
+    if item.get("function_call"):
+        raise RowError(f"{where} has a function_call, which no chat template reads.", 'Write "tool_calls": [{"function": …}].')
     calls = calls_of(item.get("tool_calls"), f"{where}, tool_calls")
     if calls:
         _check_caller(role, where)
         more["tool_calls"] = calls
-    content = "" if calls and item.get("content") is None else text_of(item.get("content"), where)
+    content = "" if calls and item.get("content") is None else _content(item.get("content"), where)
     return Message(role, content, _trained(item, role, where), more)
+
+
+def _content(value: Any, where: str) -> str:
+    """Text, or OpenAI's list of parts, if all of them are text. Raises RowError."""
+    if not isinstance(value, list) or not value:
+        return text_of(value, where)
+    for number, part in enumerate(value, 1):
+        kind = part.get("type") if isinstance(part, dict) else f"{kind_of(part)} without a type"
+        if kind != "text":
+            raise RowError(f"{where}, part {number} is {kind}, and only text can be learnt.", "Remove the part, or the row.")
+    return "".join(text_of(part.get("text"), f"{where}, part {number}") for number, part in enumerate(value, 1))
 
 
 def _spoken(item: dict[str, Any], where: str) -> Message:
@@ -80,6 +101,8 @@ def _check_caller(role: str, where: str) -> None:
 
 def _trained(item: dict[str, Any], role: str, where: str) -> bool:
     """What ``train`` or ``weight`` say: whether an answer is learnt. They can leave an answer out, not take anything else in."""
+    if mark := next((key for key, given in item.items() if key in ELSEWHERE and given is not None), None):
+        raise RowError(f"{where}: {mark} is another tool's mark, and is not read here.", 'Write "train": true or false.')
     train, weight = item.get("train"), item.get("weight")
     if train is not None and not isinstance(train, bool):
         raise RowError(f"{where}: train is {train!r}, not true or false.", "Write true or false.")

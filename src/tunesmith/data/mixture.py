@@ -13,7 +13,9 @@ from tunesmith.data.bad_rows import OnBadRow
 from tunesmith.data.columns import LOOKED_AT, Columns, find_columns
 from tunesmith.data.conversation import Conversation
 from tunesmith.data.formats import conversations
-from tunesmith.data.sources import iter_rows
+from tunesmith.data.sources import iter_rows, left_out
+from tunesmith.data.text import listed
+from tunesmith.errors import DataError
 from tunesmith.mixed_data import MixedData
 from tunesmith.recipe import Recipe
 
@@ -44,7 +46,8 @@ class Part:
         rows = iter_rows(self.name, self.split, self.config, limit, bad)
         seen = list(islice(rows, LOOKED_AT))
         columns = find_columns(seen, self.name, **self.named)
-        return OpenPart(self, columns, self._weighted(conversations(chain(seen, rows), columns, bad)))
+        made = self._weighted(conversations(chain(seen, rows), columns, bad))
+        return OpenPart(self, columns, made, tuple(left_out(self.name, self.split)))
 
     def _weighted(self, made: Iterator[Conversation]) -> Iterator[Conversation]:
         return made if self.weight == 1 else (replace(conversation, weight=self.weight) for conversation in made)
@@ -52,11 +55,16 @@ class Part:
 
 @dataclass(frozen=True)
 class OpenPart:
-    """A data set whose columns are known, and its conversations, to be read once."""
+    """A data set whose columns are known, and its conversations, to be read once. left_out: what else its folder holds."""
 
     part: Part
     columns: Columns
     conversations: Iterator[Conversation]
+    left_out: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """How rows are read, and which files are not, in one line."""
+        return self.columns.describe() + (f"; files not read: {listed(self.left_out)}" if self.left_out else "")
 
 
 def parts_of(recipe: Recipe) -> list[Part]:
@@ -99,8 +107,8 @@ class Opened:
     def describe(self) -> str:
         """How rows are read, in one line."""
         if len(self.parts) == 1 and self.parts[0].part.weight == 1:
-            return self.columns.describe()
-        return " | ".join(f"{one.part.name} × {one.part.weight:g}: {one.columns.describe()}" for one in self.parts)
+            return self.parts[0].describe()
+        return " | ".join(f"{one.part.name} × {one.part.weight:g}: {one.describe()}" for one in self.parts)
 
 
 def open_data(recipe: Recipe, bad: OnBadRow) -> Opened:
@@ -122,3 +130,14 @@ def times(weights: Floats, seed: int) -> Ints:
         more = round(float(weight - np.floor(weight)) * len(alike))
         whole[draw.permutation(alike)[:more]] += 1
     return whole
+
+
+def check_used(weights: Floats, uses: Ints) -> None:
+    """Raises DataError if a weight is so small that none of its conversations is used. Both ``[n]``, as `times` has them."""
+    for weight in np.unique(weights):
+        alike = weights == weight
+        if not uses[alike].any():
+            raise DataError(
+                f"The weight {weight:g} leaves none of the {alike.sum():,} rows that it is given for.",
+                "Raise it, or take the data set out.",
+            )

@@ -2,10 +2,10 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tunesmith.data.bad_rows import KEPT, BadRowFacts, BadRows
+from tunesmith.data.bad_rows import BadRowFacts, BadRows, together
 from tunesmith.data.batch_render import BatchRenderer
 from tunesmith.data.cache import Cache
 from tunesmith.data.controls import special_ids
@@ -15,8 +15,9 @@ from tunesmith.data.findings import Finding, Watch, find, said, system_prompts
 from tunesmith.data.lengths import Cut, Lengths, cut_of, lengths_of
 from tunesmith.data.loader import Loader, computed_tokens, default_batch_size
 from tunesmith.data.pieces import Piece, pieces_of
-from tunesmith.data.reading import Reading, read
+from tunesmith.data.reading import Overheard, Reading, read
 from tunesmith.data.render import Example, Renderer
+from tunesmith.data.tokenise import no_garbage_collection
 from tunesmith.errors import DataError, ModelError, RowError
 from tunesmith.recipe import Recipe
 
@@ -112,15 +113,22 @@ def preview(
     Raises:
         DataError: ``row`` names none. Data that cannot be trained on are no error here: the verdict says so.
     """
-    data, problem = _prepare(recipe, renderer, model_limit, watch, cache)
-    reading = read(recipe, data, row, watch)
+    with no_garbage_collection():
+        return _look(recipe, renderer, model_limit, rows, row, watch, cache)
+
+
+def _look(
+    recipe: Recipe, renderer: Renderer, model_limit: int, rows: int, row: str | None, watch: Watch, cache: Cache | None
+) -> Preview:  # fmt: skip
+    data, problem, overheard = _prepare(recipe, renderer, model_limit, watch, cache)
+    reading = read(recipe, data, row, watch, overheard)
     examples, faults = _render(renderer, reading.conversations, recipe.seed, watch)
     texts = list(map(said, reading.conversations))
     findings = find(texts, list(map(said, reading.held_out)), watch) if texts else ()
     limit = data.facts.max_length if data else min([recipe.max_length or model_limit, model_limit, _longest(examples)])
     wrapped = recipe.packing == "wrapped"  # no row is cut: they are one stream
     cut = _cut(recipe, examples, limit, renderer, data) if examples and not wrapped else None
-    bad = data.facts.bad if data else _both(reading, faults)
+    bad = data.facts.bad if data else together([reading.bad, faults])
     return Preview(
         model=recipe.model_name_or_path,
         data=recipe.dataset_name,
@@ -137,28 +145,25 @@ def preview(
         system_prompts=system_prompts(texts),
         bad=bad,
         findings=findings,
-        verdict=_verdict(problem, cut, bad.count, findings, model_limit),
+        verdict=_verdict(problem, reading.damage, cut, bad.count, findings, model_limit),
     )
 
 
 def _prepare(
     recipe: Recipe, renderer: Renderer, model_limit: int, watch: Watch, cache: Cache | None
-) -> tuple[Dataset | None, DataError | ModelError | None]:
+) -> tuple[Dataset | None, DataError | ModelError | None, Overheard]:
     """The data as a run prepares them, and why a run would not: a bad row ends a run, and is left out here to see the rest."""
     problem = None
     for attempt in (recipe, recipe.model_copy(update={"on_bad_row": "skip"})):
+        overheard = Overheard()
         try:
-            return prepare(attempt, renderer, model_limit, lambda done, total: watch("rows", done, total), cache), problem
+            told: Callable[[int, int], None] = lambda done, total: watch("rows", done, total)  # noqa: E731
+            return prepare(attempt, renderer, model_limit, told, cache, overheard), problem, overheard
         except (DataError, ModelError) as error:
             problem = problem or error
             if not isinstance(error, RowError):
                 break
-    return None, problem
-
-
-def _both(reading: Reading, faults: BadRowFacts) -> BadRowFacts:
-    """Rows that could not be read and those that could not be rendered."""
-    return BadRowFacts(reading.bad + faults.count, (*reading.reasons, *faults.reasons)[:KEPT])
+    return None, problem, Overheard()
 
 
 def _longest(examples: Sequence[Example]) -> int:
@@ -186,7 +191,7 @@ def _cut(
     cut = cut_of(examples, max_length, renderer.stop_token_ids)
     if data is None or data.facts.rows == cut.of_rows:
         return cut
-    facts, kept = data.facts, sum(map(len, data.rows))
+    facts, kept = data.facts, len(data.rows.examples)
     # A mixture uses rows several times, some templates make several examples of a row: then those measured must do.
     whole_answers = cut.whole_answers if recipe.datasets or kept > data.facts.rows else data.facts.rows - kept
     return replace(
@@ -198,7 +203,8 @@ def _cut(
 
 def _packing(recipe: Recipe, data: Dataset) -> Packing:
     slots = len(data.rows) * data.facts.max_length
-    return Packing(recipe.packing, len(data.rows), data.facts.tokens / slots, data.facts.rows / len(data.rows))
+    examples = data.facts.rows if recipe.packing == "wrapped" else len(data.rows.examples)
+    return Packing(recipe.packing, len(data.rows), data.facts.tokens / slots, examples / len(data.rows))
 
 
 def _prefix(recipe: Recipe, renderer: Renderer, data: Dataset, watch: Watch) -> Prefix:
@@ -235,6 +241,8 @@ def _shown(
         chosen = _some(examples, rows, recipe.seed)
     elif reading.wanted is not None:
         chosen = renderer.examples([reading.wanted])
+    elif reading.fault:
+        raise DataError(f"Row {row} cannot be shown: {reading.fault}", "Mend it first.")
     else:
         raise DataError(f"There is no row {row} in {recipe.dataset_name}.", "Give a number as rows are named, such as --row 3.")
     return tuple(_show(example, renderer, special, limit, None if row is not None else LONGEST_SHOWN) for example in chosen)
@@ -253,14 +261,16 @@ def _show(example: Example, renderer: Renderer, special: set[int], limit: int, m
 
 
 def _verdict(
-    problem: DataError | ModelError | None, cut: Cut | None, bad: int, findings: Sequence[Finding], model_limit: int
+    problem: DataError | ModelError | None, damage: str, cut: Cut | None, bad: int, findings: Sequence[Finding], model_limit: int
 ) -> Verdict:  # fmt: skip
     """Will not train if the preparation refused; worth a look if something is cut, left out or found; else good."""
     longer = cut.shortest if cut and cut.answer_tokens and cut.shortest <= model_limit else None
     if problem is not None:
         nothing_left = cut is not None and cut.whole_answers == cut.of_rows
-        skip = isinstance(problem, RowError) and bool(cut)
-        return Verdict(WILL_NOT, (problem.what,), problem.fix, longer if nothing_left else None, skip)
+        skip = isinstance(problem, RowError) and bool(cut) and not damage
+        others = (f"bad rows: {bad:,}",) if isinstance(problem, RowError) and bad > 1 and not damage else ()
+        what = (damage,) if problem.what in damage else (problem.what, damage) if damage else (problem.what,)
+        return Verdict(WILL_NOT, what + others, problem.fix, longer if nothing_left else None, skip)
     reasons, fixes = [], []
     if cut and cut.answer_tokens:
         share = cut.answer_tokens / cut.of_answer_tokens

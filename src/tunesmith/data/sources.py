@@ -19,7 +19,9 @@ BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_COLUMNS = {"yoda": ("sentence", "translation_extra")}
 """Bundled data sets: their prompt and completion columns."""
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+UNREAD = (".zst", ".bz2", ".xz", ".zip", ".7z", ".lz4", ".arrow", ".xlsx", ".xls")
+"""Endings of files that may well hold rows and cannot be read."""
 
 
 def load_rows(
@@ -69,6 +71,10 @@ def absolute_name(name: str) -> str:
 
 def _rows_of(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[Row]:
     path = Path(name).expanduser()
+    if not name.strip():
+        raise DataError("The data set has no name.", "Give a file, a folder or a hub id.")
+    if "://" in name:
+        raise DataError(f"{name} is an address, and nothing is read from the network but the hub.", "Fetch it and name the file.")
     if is_bundled(name):
         return _bundled(name, split, bad)
     kind = _kind(path)
@@ -80,7 +86,7 @@ def _rows_of(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterat
         raise DataError(f"{name} is {kind}, not a file or folder of rows.", "Write its rows into a file.")
     if matches := _matches(path):
         return (row for match in matches for row in _file(match, bad))
-    if path.suffix in SUFFIXES or path.name.endswith(".gz") or name.startswith((".", "/", "~")):
+    if _plain_suffix(path) in SUFFIXES or path.suffix == ".gz" or name.startswith((".", "/", "~")):
         raise DataError(f"There is no file {name}{nearest(path.name, _siblings(path))}.", "Check the path.")
     return _hub(name, split, config, bad)
 
@@ -106,7 +112,7 @@ def _matches(path: Path) -> list[Path]:
     """The files a pattern such as data/*.jsonl means, by name."""
     if not re.search(r"[*?]", path.name) or _kind(path.parent) != "a folder":
         return []
-    return sorted(match for match in path.parent.glob(path.name) if _plain_suffix(match) in SUFFIXES)
+    return sorted(match for match in path.parent.glob(path.name) if _holds_rows(match))
 
 
 def _bundled(name: str, split: str, bad: OnBadRow) -> Iterator[Row]:
@@ -117,21 +123,65 @@ def _bundled(name: str, split: str, bad: OnBadRow) -> Iterator[Row]:
 
 
 def _folder(folder: Path, split: str, bad: OnBadRow) -> Iterator[Row]:
-    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+    if _saved(folder):
         yield from saved_rows(folder, split, bad)
         return
+    files, _ = files_of(folder, split)
+    for path in files:
+        yield from _file(path, bad)
+
+
+def files_of(folder: Path, split: str) -> tuple[list[Path], list[str]]:
+    """The data files of a folder that are read for a split, and the names of those in it that are not.
+
+    Raises:
+        DataError: it cannot be listed, or has no file for the split.
+    """
     try:
-        files = sorted(path for path in folder.iterdir() if _plain_suffix(path) in SUFFIXES)
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror or error}.", "Check the folder and its permissions.") from error
+    files = [path for path in inside if _holds_rows(path)]
     if not files:
-        raise DataError(f"The folder {folder} holds no data file.", f"Put {', '.join(SUFFIXES)} files in it.")
+        deeper = [path for path in inside if _folder_of_rows(path)]
+        fix = f"Name the folder {deeper[0]}." if deeper else f"Put {', '.join(SUFFIXES)} files in it."
+        raise DataError(f"The folder {folder} holds no data file.", fix)
     # Files named after splits are splits, as on the hub: the test file of a folder is not for training.
-    named = [path for path in files if _split_of(path)]
-    if named and not any(_split_of(path) == split for path in files):
-        raise DataError(f"{folder} has no file for the split {split!r}, only {named[0].name} and the like.", "Name a file of it.")
-    for path in [path for path in files if _split_of(path) == split] if named else files:
-        yield from _file(path, bad)
+    read = [path for path in files if _split_of(path) == split] if any(map(_split_of, files)) else files
+    if not read:
+        named = next(path for path in files if _split_of(path))
+        raise DataError(f"{folder} has no file for the split {split!r}, only {named.name} and the like.", "Name a file of it.")
+    left = [path.name for path in inside if _may_hold_rows(path) and path not in read and not _split_of(path)]
+    return read, left
+
+
+def left_out(name: str, split: str) -> list[str]:
+    """What a folder holds besides the files that are read for a split and those of other splits, as far as it may hold rows."""
+    path = Path(name).expanduser()
+    if is_bundled(name) or _kind(path) != "a folder" or _saved(path):
+        return []
+    return files_of(path, split)[1]
+
+
+def _saved(folder: Path) -> bool:
+    """Whether ``datasets`` saved it."""
+    return (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file is of a kind that is read; hidden ones are other programs' (``._rows.jsonl`` of macOS)."""
+    return _plain_suffix(path) in SUFFIXES and not path.name.startswith(".")
+
+
+def _may_hold_rows(path: Path) -> bool:
+    return _holds_rows(path) or path.suffix.lower() in UNREAD or _folder_of_rows(path)
+
+
+def _folder_of_rows(path: Path) -> bool:
+    try:
+        return path.is_dir() and any(map(_holds_rows, path.iterdir()))
+    except OSError:  # not for us to look into
+        return False
 
 
 def _split_of(path: Path) -> str | None:
@@ -159,13 +209,15 @@ def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[R
 
 
 def _plain_suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    name = path.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
 
 
 def _file(path: Path, bad: OnBadRow) -> Iterator[Row]:
     suffix, kind = _plain_suffix(path), _kind(path)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path} is not a kind of data file that can be read.", f"Use one of {', '.join(SUFFIXES)}.")
+        folder = f"Name its folder, {path.parent}." if suffix == ".arrow" and _saved(path.parent) else ""
+        raise DataError(f"{path} is not a kind of data file that can be read.", folder or f"Use one of {', '.join(SUFFIXES)}.")
     if kind != "a file":
         raise DataError(f"{path} is {kind or 'gone'}, not a file.", "Put a file there, or take it out of the folder.")
     if suffix == ".parquet":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-from tunesmith.data.ahead import ahead
+from tunesmith.data.ahead import ahead, check_wanted
 from tunesmith.data.bad_rows import BadRowFacts
 from tunesmith.data.cache import Cache, key_of
 from tunesmith.data.cutting import CutRows, cut_and_pack
@@ -68,7 +68,7 @@ class Stream:
         """The shards from this one on, each made while the one before is in use. Raises DataError where a bad row is reached."""
         return ahead(self._shards(number), "rows")
 
-    def _shards(self, start: int, watch: Callable[[int], None] = lambda done: None) -> Iterator[Tokenised]:
+    def _shards(self, start: int, watch: Callable[[int], None] = lambda done: check_wanted()) -> Iterator[Tokenised]:
         for number in count(start):
             key = self._key(number)
             made = kept(self.cache, key)
@@ -87,6 +87,7 @@ class Stream:
         if file is None or place > number:
             file, place = Tokeniser(self.recipe, self.renderer), 0
         for _ in range(place, number):
+            check_wanted()
             for _ in up_to(file.conversations, *self.limits):
                 pass
             file.bad.taken()

@@ -30,7 +30,7 @@ def render_text(tokenizer: Any, messages: Messages, add_generation_prompt: bool,
     Raises:
         ModelError: the template fails on these messages (a role it does not know, turns out of order).
     """
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     given = list(tools) or None
     try:
@@ -41,6 +41,11 @@ def render_text(tokenizer: Any, messages: Messages, add_generation_prompt: bool,
         raise ModelError(
             f"The chat template was stopped: {error}, as no template has to.",
             "Do not use this model as it is; choose another template with --chat-template, such as chatml.",
+        ) from error
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"The chat template's line {error.lineno} is no Jinja: {(error.message or '').rstrip('.')}.",
+            "Mend it, or choose another with --chat-template, such as chatml.",
         ) from error
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         roles = " → ".join(message["role"] for message in messages)

@@ -23,6 +23,7 @@ from tunesmith.data.mixture import Floats, open_data, parts_of
 from tunesmith.data.render import Renderer
 from tunesmith.recipe import Recipe
 
+Read = Callable[[Conversation], None]
 CHUNK, CHARACTERS = 4096, 2**24
 """Conversations in memory at once, or fewer that have so many characters."""
 LATER = {"val_size", "eval_dataset", "max_length", "packing", "shared_prefix", "streaming"}
@@ -58,11 +59,17 @@ class Tokenised:
         return self.examples.weights[np.diff(self.conversation, prepend=-1) != 0]
 
 
-def tokenise(recipe: Recipe, renderer: Renderer, watch: Callable[[int], None], cache: Cache | None = None) -> Tokenised:
+def tokenise(
+    recipe: Recipe,
+    renderer: Renderer,
+    watch: Callable[[int], None],
+    cache: Cache | None = None,
+    read: Read = lambda conversation: None,
+) -> Tokenised:
     """The examples of the recipe's training data.
 
     Args:
-        watch: told how many rows are done.
+        watch: told how many rows are done. read: told of every conversation that is read, none if they come from the cache.
 
     Raises:
         DataError: rows that cannot be read or trained on; see `mixture`, `formats` and `render`.
@@ -72,10 +79,16 @@ def tokenise(recipe: Recipe, renderer: Renderer, watch: Callable[[int], None], c
     if found := kept(cache, key):
         return found
     data = Tokeniser(recipe, renderer)
-    made = data.take(data.conversations, watch)
+    made = data.take(_told(data.conversations, read), watch)
     made.bad.check_some_left(recipe.dataset_name, len(made.examples))
     keep(cache, key, made)
     return made
+
+
+def _told(conversations: Iterator[Conversation], read: Read) -> Iterator[Conversation]:
+    for conversation in conversations:
+        read(conversation)
+        yield conversation
 
 
 def kept(cache: Cache | None, key: str | None) -> Tokenised | None:
@@ -111,7 +124,7 @@ class Tokeniser:
     def take(self, conversations: Iterator[Conversation], watch: Callable[[int], None]) -> Tokenised:
         """The examples of some of the conversations, or of all. ``watch``: told how many are done."""
         builder, done = Builder(), 0
-        with _no_garbage_collection():
+        with no_garbage_collection():
             while some := list(up_to(conversations, CHUNK, CHARACTERS)):
                 start = done
                 known = {conversation.where: (digest(conversation), conversation.weight) for conversation in some}
@@ -159,7 +172,7 @@ def _data_settings() -> set[str]:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """What is made here holds no cycles, and looking for some in a million lists of tokens takes as long as making them."""
     enabled = gc.isenabled()
     gc.disable()

@@ -4,9 +4,9 @@ Tool:  ``{"type": "function", "function": {"name": …, "description": …, "par
 Call:  ``{"type": "function", "function": {"name": …, "arguments": object}}``, with ``id`` if it had one
 """
 
-import json
 from typing import Any
 
+from tunesmith.data.strict_json import StrictJson
 from tunesmith.data.text import kind_of, text_of
 from tunesmith.errors import RowError
 
@@ -27,7 +27,7 @@ def _listed(value: Any, where: str) -> list[Any]:
     if value is None or value == "":
         return []
     if isinstance(value, str):
-        value = _json(value, where)
+        value = json_of(value, where)
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -35,11 +35,16 @@ def _listed(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _json(text: str, where: str) -> Any:
+def json_of(text: str, where: str) -> Any:
+    """What a cell or a message holds as JSON text. Raises RowError."""
+    decoder = StrictJson()
     try:
-        return json.loads(text)
+        value, problem = decoder.decode(text), decoder.problem
     except (ValueError, RecursionError) as error:
-        raise RowError(f"{where} is text that is not JSON: {error}.", "Write a JSON object or list.") from error
+        problem = getattr(error, "msg", "") or str(error)
+    if problem:
+        raise RowError(f"{where} is text that is not JSON: {problem}.", "Write a JSON object or list, in double quotes.")
+    return value
 
 
 def _function(item: Any, where: str) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def _call(item: Any, where: str) -> dict[str, Any]:
     function = _function(item, where)
     arguments = function.get("arguments", function.get("parameters", {}))
     if isinstance(arguments, str):
-        arguments = _json(arguments, f"{where}, its arguments") if arguments.strip() else {}
+        arguments = json_of(arguments, f"{where}, its arguments") if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise RowError(f"{where}: its arguments are {kind_of(arguments)}, not an object.", 'Write {"city": "Paris"}.')
     call = {"type": "function", "function": {"name": function["name"], "arguments": _checked(arguments, where)}}

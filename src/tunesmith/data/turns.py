@@ -161,7 +161,11 @@ class Turns:
         message, answer = messages[index], after[len(before) :]
         for what, changed in _changes(message, answer):
             if self.text([*messages[:index], changed], tools, prompt=False) == after:
-                raise RowError(f"{where}: the chat template leaves {what} of message {index + 1} out.", f"Remove it. {ANOTHER}")
+                inside = "Remove it, or write it into the text as <think> … </think>."
+                raise RowError(
+                    f"{where}: the chat template leaves {what} of message {index + 1} out.",
+                    inside if what.removeprefix("the ") in THOUGHTS else f"Remove it. {ANOTHER}",
+                )
 
     def _call_style(self) -> CallStyle:
         """Raises ModelError if the template writes no calls."""

@@ -21,19 +21,23 @@ PROBES = 300
 
 
 class WordCache:
-    """Tokenises ASCII texts that hold no added token, by their words; the plain twin is the tokenizer."""
+    """Tokenises ASCII texts that hold no added token, by their words; the plain twin is the tokenizer.
 
-    def __init__(self, backend: Any, words: re.Pattern[str]) -> None:
-        self._backend, self._find = backend, words.findall
+    Args:
+        words: what finds them. apart: what a text is cut at before, if anything.
+    """
+
+    def __init__(self, backend: Any, words: re.Pattern[str], apart: re.Pattern[str] | None) -> None:
+        self._backend, self._words, self._apart = backend, words, apart
         self._known: dict[str, list[int]] = {}
 
     @staticmethod
     def of(backend: Any) -> "WordCache | None":
         """For a tokenizer of the library tokenizers; None if it does more than split into words, or splits in another way."""
-        words = _expression(json.loads(backend.to_str()))
-        if words is None:
+        found = _expressions(json.loads(backend.to_str()))
+        if found is None:
             return None
-        made, probes = WordCache(backend, words), _probes()
+        made, probes = WordCache(backend, *found), _probes()
         plain = [one.ids for one in backend.encode_batch_fast(probes, add_special_tokens=False)]
         return made if made.encode(probes) == plain else None
 
@@ -51,22 +55,37 @@ class WordCache:
             known.update(zip(new, [one.ids for one in self._backend.encode_batch_fast(new, add_special_tokens=False)]))
         return [list(chain.from_iterable(map(known.__getitem__, words))) for words in split]
 
+    def _find(self, text: str) -> list[str]:
+        if self._apart is None or not self._apart.search(text):
+            return self._words.findall(text)
+        return list(chain.from_iterable(map(self._words.findall, self._apart.split(text))))
 
-def _expression(state: dict[str, Any]) -> re.Pattern[str] | None:
-    """What finds the words of an ASCII text as the tokenizer splits it; None if that is not known."""
+
+def _expressions(state: dict[str, Any]) -> tuple[re.Pattern[str], re.Pattern[str] | None] | None:
+    """What finds the words of an ASCII text as the tokenizer splits it, and what it is cut at before; None if that is not known."""
     normalizer, steps = state["normalizer"] or {"type": "NFC"}, state["pre_tokenizer"] or {"type": "none"}
     steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     last = steps[-1] if steps else {"type": "none"}
     if normalizer["type"] not in ("NFC", "NFD", "NFKC", "NFKD") or last["type"] != "ByteLevel" or last["add_prefix_space"]:
         return None  # anything else may change ASCII text, or put a space before it
-    if state["model"].get("dropout") or len(steps) > 2 or (len(steps) == 2) == last["use_regex"]:
+    if state["model"].get("dropout"):
         return None
-    pattern = GPT2
-    if len(steps) == 2:
-        if steps[0]["type"] != "Split" or steps[0]["behavior"] != "Isolated" or steps[0]["invert"]:
-            return None
-        pattern = steps[0]["pattern"].get("Regex", "")
-    return _in_ascii(pattern)
+    patterns = [*map(_pattern, steps[:-1]), *([GPT2] if last["use_regex"] else [])]
+    found = [_in_ascii(pattern) if pattern else None for pattern in patterns]
+    match found:
+        case [re.Pattern() as words]:
+            return words, None
+        case [re.Pattern() as apart, re.Pattern() as words]:
+            return words, re.compile(f"({apart.pattern})", re.ASCII)
+    return None
+
+
+def _pattern(step: dict[str, Any]) -> str:
+    """What a step cuts a text at, keeping what it finds as a piece of its own; nothing if it does anything else."""
+    if step["type"] == "Digits":
+        return r"\p{N}" if step["individual_digits"] else r"\p{N}+"
+    isolates = step["type"] == "Split" and step["behavior"] == "Isolated" and not step["invert"]
+    return str(step["pattern"].get("Regex", "")) if isolates else ""
 
 
 def _in_ascii(pattern: str) -> re.Pattern[str] | None:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from tunesmith.base.gguf_split import TEXTS
 from tunesmith.errors import ModelError
-from tunesmith.export.gguf_pre_tokenizer import TEXTS, pre_tokenizer_of
+from tunesmith.export.gguf_pre_tokenizer import pre_tokenizer_of
 
 SPACE = "\u2581"
 """What SentencePiece writes for a space."""

@@ -95,8 +95,8 @@ def _add_watching(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Health:
         """Whether answers can be given."""
-        if not service.worker.alive:
-            raise RefusalError(503, "This server gives no more answers.", code="stopped")
+        if service.worker.over:
+            raise RefusalError(503, service.worker.over, code="stopped")
         return Health(status="ok")
 
     @app.get("/metrics", response_class=PlainTextResponse)

@@ -1,11 +1,14 @@
 """A port of this machine, claimed before the model is loaded, and the server on it until it is asked to stop."""
 
+import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from tunesmith.errors import MachineError, RunError
@@ -16,6 +19,8 @@ KEY_VARIABLE = "TUNESMITH_API_KEY"
 KEY = re.compile(r"[\x21-\x7e]{16,512}")
 CONNECTIONS = 1024
 """More at once are turned away."""
+TO_TELL = 5
+"""Seconds after their grace for clients to take the news that their answer goes no further."""
 
 
 def read_key(file: str | None) -> str | None:
@@ -111,13 +116,33 @@ def check_extra() -> None:
         )
 
 
-def serve_app(app: App, claimed: socket.socket, limits: Limits) -> None:
-    """Serve until SIGINT or SIGTERM; living answers get their grace, then the signal goes on to whoever handles it."""
+def serve_app(app: App, claimed: socket.socket, limits: Limits, stop: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; living answers get their grace, then the signal goes on to whoever handles it.
+
+    Args:
+        stop: ends the answers that live on after that; their clients are told.
+    """
     import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            asyncio.get_running_loop().call_later(limits.grace, stop)
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none", http="h11",
-        limit_concurrency=CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=max(1, round(limits.grace)),
+        limit_concurrency=CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=round(limits.grace) + TO_TELL,
         proxy_headers=False,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[claimed])
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(_is_news)
+    try:
+        Server(config).run(sockets=[claimed])
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that something was given up because the server ends, as after a second Ctrl-C."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and asyncio.CancelledError.__name__ not in record.getMessage()

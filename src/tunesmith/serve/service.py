@@ -82,8 +82,8 @@ class Service:
         try:
             prompt = await self._prompt(request)
             ask = Ask(prompt, self._sampling(request, len(prompt)), request.stops, self.names[request.model])
-            if not self.worker.alive:
-                raise RefusalError(503, "This server gives no more answers.", code="stopped")
+            if self.worker.over:
+                raise RefusalError(503, self.worker.over, code="stopped")
             talk.answer = Answer(ask, self.tokenizer, self.stop_ids)
             self.worker.submit(talk.answer)
         except BaseException:

@@ -4,32 +4,36 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from tunesmith.generate.engine import Decoder
 from tunesmith.serve.answer import Answer, AnswerError
+from tunesmith.training.guard import device_failure
 
 
 class Worker:
-    """Grows answers until it is closed; the tuned model and the base take turns.
+    """Grows answers until it is closed, or its GPU fails; the tuned model and the base take turns.
 
     Args:
         decoder: makes a decoder of the tuned model, or of the base.
+
+    Attributes:
+        over: why it gives no more answers; None while it does.
     """
 
     def __init__(self, decoder: Callable[[bool], Decoder]) -> None:
         self._arrived: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._sides = {base: _Side(partial(decoder, base)) for base in (False, True)}
         self._thread: threading.Thread | None = None
+        self._ending = threading.Lock()  # nothing is handed over while it comes to its end
+        self.over: str | None = "This server has not begun yet."
 
     def start(self) -> None:
+        self.over = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
 
     @property
     def living(self) -> int:
@@ -37,19 +41,40 @@ class Worker:
         return sum(answer.tokens > 0 for side in self._sides.values() for answer in list(side.answers.values()))
 
     def submit(self, answer: Answer) -> None:
-        """Begin an answer at the next turn."""
-        self._arrived.put(answer)
+        """Begin an answer at the next turn; if there is none any more, the answer fails."""
+        with self._ending:
+            if self.over is None:
+                self._arrived.put(answer)
+            else:
+                answer.fail(AnswerError(self.over))
+
+    def stop(self) -> None:
+        """End all answers at the next token, and then the thread."""
+        self._arrived.put(None)
 
     def close(self) -> None:
-        """End all answers at the next token, and the thread."""
+        """Stop, and wait for it."""
         if self._thread is not None:
-            self._arrived.put(None)
+            self.stop()
             self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        while self._take():
-            for side in self._sides.values():
-                side.step()
+        over = "This server is being stopped."
+        try:
+            while self._take():
+                for side in self._sides.values():
+                    side.step()
+        except BaseException as error:  # whatever it is, those who wait must not wait for ever
+            over = f"{_reason(error)} No more answers come until the server is started again."
+            _say(over)
+        with self._ending:
+            self.over = over
+        for side in self._sides.values():
+            side.fail(AnswerError(over))
+        with suppress(queue.Empty):
+            while True:
+                if (answer := self._arrived.get(block=False)) is not None:
+                    answer.fail(AnswerError(over))
 
     def _take(self) -> bool:
         """Take in what has arrived, waiting for it if there is nothing else to do. False: it is over."""
@@ -79,8 +104,10 @@ class _Side:
         try:
             self._decoder = self._decoder or self._make()
             self.answers[self._decoder.add(answer.ask.prompt, answer.ask.sampling)] = answer
-        except Exception as error:  # whatever it is, the others go on
+        except BaseException as error:  # the others go on, if they can
             answer.fail(_told(error))
+            if _is_the_end(error):
+                raise
 
     def step(self) -> None:
         """One more token for every answer that somebody waits for."""
@@ -94,12 +121,17 @@ class _Side:
             for key, token in tokens.items():
                 if not self.answers[key].grow(token, last=key not in living):
                     self._end(key)
-        except Exception as error:  # out of memory, say: these answers are lost, the next ones are not
-            told = _told(error)
-            for answer in self.answers.values():
-                answer.fail(told)
-            self.answers.clear()
-            self._decoder = None
+        except BaseException as error:  # out of memory, say: these answers are lost, the next ones are not
+            self.fail(_told(error))
+            if _is_the_end(error):
+                raise
+
+    def fail(self, error: AnswerError) -> None:
+        """End all answers in it with an error; the next one gets a new decoder."""
+        for answer in self.answers.values():
+            answer.fail(error)
+        self.answers.clear()
+        self._decoder = None
 
     def _end(self, key: int) -> None:
         del self.answers[key]
@@ -107,10 +139,26 @@ class _Side:
         self._decoder.drop(key)
 
 
-def _told(error: Exception) -> AnswerError:
+def _is_the_end(error: BaseException) -> bool:
+    """Whether no answer can come after it: nothing works again on a GPU that failed."""
+    return not isinstance(error, Exception) or device_failure(error) is not None
+
+
+def _told(error: BaseException) -> AnswerError:
     """Its kind for the client, all of it for the terminal."""
-    print(f"an answer failed: {type(error).__name__}: {error}", file=sys.stderr)
-    return AnswerError(f"The model failed with {type(error).__name__}; the server's terminal says more.")
+    _say(f"an answer failed: {type(error).__name__}: {error}")
+    return AnswerError(f"{_reason(error)} The server's terminal says more.")
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words that hold nothing of what was asked."""
+    failed = device_failure(error)
+    return f"The GPU failed ({failed})." if failed else f"The model failed with {type(error).__name__}."
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # the terminal may be gone; the model is not
+        print(line, file=sys.stderr, flush=True)
 
 
 def decoders(session: Any, slots: int) -> Callable[[bool], Decoder]:

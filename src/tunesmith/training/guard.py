@@ -63,6 +63,28 @@ def check_loss(loss: float, step: int, where: Sequence[str]) -> None:
         )
 
 
+class Divergence:
+    """Notices a training that made its model worse than one that guesses, whose loss is ``log(vocabulary)``, and far worse than it
+    was at first: clipped gradients and normalised activations keep such a run finite to its end."""
+
+    PATIENCE = 3
+    """Such updates in a row; one alone may have read odd rows."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary, self.first, self.count = vocabulary, 0.0, 0
+
+    def check(self, loss: float, step: int) -> None:
+        """Raises TrainingError if the mean loss of this update makes it certain."""
+        self.first, guessing = self.first or loss, math.log(self.vocabulary)
+        self.count = self.count + 1 if loss > max(0.999 * guessing, 1.5 * self.first) else 0
+        if self.count == self.PATIENCE:
+            raise TrainingError(
+                f"Training has diverged: the loss was {self.first:.1f} at first and is {loss:.1f} at update {step}, for the "
+                f"{self.count}rd time in a row no better than guessing among {self.vocabulary:,} tokens ({guessing:.1f}).",
+                "Lower the learning rate.",
+            )
+
+
 def check_range(model: Any, loss: Callable[[], Tensor]) -> None:
     """Raises ModelError if this pass of a model that computes in fp16 leaves that type's range, naming where."""
     outside: list[str] = []

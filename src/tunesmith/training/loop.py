@@ -65,12 +65,14 @@ def total_updates(loader: Loader, recipe: Recipe) -> int:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """What happens at which update. total: of the run. per_epoch: updates of an epoch. peak: the highest learning rate."""
+    """What happens at which update. total: of the run. per_epoch: updates of an epoch. peak: the highest learning rate.
+    vocabulary: tokens the model chooses among."""
 
     recipe: Recipe
     total: int
     per_epoch: int
     peak: float
+    vocabulary: int
 
     def rate(self, step: int) -> float:
         """The learning rate of this update."""
@@ -94,12 +96,14 @@ def train(
         tell: takes a line for the user.
 
     Raises:
-        TrainingError: loss, gradient (before the update), held-out loss or saved state are not finite, or a gradient is missing.
+        TrainingError: loss, gradient (before the update), held-out loss or saved state are not finite, a gradient is missing, or
+            training has diverged.
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
     update = make_update(model, loss_of, parameters, recipe, peak, loader, tell)
-    schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak)
+    vocabulary = model.config.get_text_config().vocab_size
+    schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak, vocabulary)
     position = _begin(begun_at, parameters, update, keeper, schedule.total)
     model.train()
     windows = ahead(_windows(loader, schedule.total, position), "packs")
@@ -159,7 +163,7 @@ def _made(
 ) -> Iterator[tuple[Window, float, float, bool]]:
     """Make the update of each window: the window, its mean loss, its gradient's norm, and whether the next window is begun.
     None is begun before an evaluation, nor where the state is to be taken."""
-    begun = False
+    begun, divergence = False, guard.Divergence(schedule.vocabulary)
     for window, following in _with_next(windows):
         step = window.after.step
         if not begun:
@@ -171,6 +175,7 @@ def _made(
             # The device goes on while the host reads and reports; the parameters wait for the next finish.
             update.begin(following.packs, step + 1)
         loss, norm = update.result()
+        divergence.check(loss, step)
         yield window, loss, norm, begun
 
 
