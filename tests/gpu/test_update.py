@@ -125,3 +125,4 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(tiny_model_folder):
 
     stubborn, eager = run(tiny_model_folder, Stubborn, eager=True), run(tiny_model_folder, EagerUpdate)
     torch.testing.assert_close(stubborn[0], eager[0], rtol=1e-4, atol=1e-5)
+    torch.randn(1, device="cuda")  # torch's generator draws again

@@ -171,12 +171,13 @@ class GraphUpdate:
         """Add the gradient of the first pack of its kind, eagerly, which compiles what it needs; then capture that for the
         next ones."""
         self._backward(static)
+        random = torch.cuda.get_rng_state(self.device)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._backward(static)
         except RuntimeError as error:
-            self._give_up(error)
+            self._give_up(error, random)
             for parameter in self.parameters.values():
                 parameter.grad = None  # it may lie where a captured pass that never ran would have written it
         else:
@@ -200,19 +201,28 @@ class GraphUpdate:
             self._capture_finish()
 
     def _capture_finish(self) -> None:
+        random = torch.cuda.get_rng_state(self.device)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._clip_and_step()
         except RuntimeError as error:
-            self._give_up(error)
+            self._give_up(error, random)
             self._clip_and_step()
         else:
             self.captured_finish = graph
             graph.replay()
 
-    def _give_up(self, error: RuntimeError) -> None:
-        """What could not be captured runs operation by operation from here on. Memory that ran out is for the caller."""
+    def _give_up(self, error: RuntimeError, random: Tensor) -> None:
+        """What could not be captured runs operation by operation from here on. Memory that ran out is for the caller.
+
+        Args:
+            random: the generator's state before. A capture that fails leaves it believing that it is captured still, and
+                refusing to draw (torch 2.11): it gets a new state.
+        """
+        fresh = torch.Generator(self.device)
+        fresh.set_state(random)
+        torch.cuda.default_generators[self.device.index or 0].graphsafe_set_state(fresh.graphsafe_get_state())
         if guard.ran_out_of_memory(error):
             raise error
         self.eager_reason = str(error).splitlines()[0]
