@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 import tunesmith as ts
-from tunesmith.errors import RunError, TrainingError
+from tunesmith.errors import AdapterError, RunError, TrainingError
 from tunesmith.events import Prepared
 
 ROWS = [
@@ -180,3 +181,11 @@ def test_a_run_with_hardly_any_memory_takes_another_way_and_makes_the_same_updat
     assert (roomy.keep, roomy.recompute, roomy.split) == (True, False, 1)
     assert (tight.keep, tight.split) == (False, 4)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_an_adapter_that_names_another_base_is_not_opened_in_a_runs_folder(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/another"}))
+    with pytest.raises(AdapterError, match="names 'org/another' as its base, and this run was trained on"):
+        ts.load(folder).generate("hello")

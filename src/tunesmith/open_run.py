@@ -14,6 +14,8 @@ from tunesmith.base.load import choose_compute, load_model
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.render import Renderer
 from tunesmith.errors import AdapterError
+from tunesmith.export.manifest import read_manifest
+from tunesmith.export.runtimes import read_config
 from tunesmith.generate.session import Session
 from tunesmith.plan.machine import available_bytes
 from tunesmith.plan.memory import footprint, shape_of
@@ -21,7 +23,12 @@ from tunesmith.recipe import Recipe
 
 
 def open_session(folder: Path, lean: bool = True) -> Session:
-    """Load the base a run was trained on, and its adapter; on the fast path, or with peft's own layers."""
+    """Load the base a run was trained on, and its adapter; on the fast path, or with peft's own layers.
+
+    Raises:
+        AdapterError: the adapter there is not of this run's base, or does not fit it.
+    """
+    _check_base(folder)
     recipe = recipe_of(folder)
     source, renderer = resolve(recipe.model_name_or_path), open_renderer(folder, recipe)
     base, dtype, keep = _load_to_answer(recipe, source)
@@ -42,6 +49,18 @@ def open_base(recipe: Recipe, note: Callable[[str], None]) -> Session:
     torch.seed()  # attaching seeds the generator, and answers are to differ from talk to talk
     speed_up(model, dtype, keep)
     return Session(model, renderer)
+
+
+def _check_base(folder: Path) -> None:
+    """Raises AdapterError if the adapter in a run's folder says that it is of another base than the run was trained on."""
+    trained = read_manifest(folder).get("base") if (folder / "run.yaml").is_file() else None
+    named = read_config(folder).get("base_model_name_or_path") if trained else None
+    if trained != named:
+        raise AdapterError(
+            f"The adapter in {folder} is not the one that was trained there: it names {named!r} as its base, and this run was "
+            f"trained on {trained!r} (manifest.json).",
+            "Put the run's own adapter back; or if both are the same model, write the run's name of it into adapter_config.json.",
+        )
 
 
 def _load_to_answer(recipe: Recipe, source: ModelSource) -> tuple[Any, torch.dtype, bool]:
