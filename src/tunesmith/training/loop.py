@@ -74,6 +74,11 @@ class _Schedule:
     peak: float
     vocabulary: int
 
+    @staticmethod
+    def of(model: Any, loader: Loader, recipe: Recipe, peak: float) -> "_Schedule":
+        vocabulary = model.config.get_text_config().vocab_size
+        return _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak, vocabulary)
+
     def rate(self, step: int) -> float:
         """The learning rate of this update."""
         warmup = self.recipe.warmup_steps or math.ceil(self.recipe.warmup_ratio * self.total)
@@ -96,14 +101,12 @@ def train(
         tell: takes a line for the user.
 
     Raises:
-        TrainingError: loss, gradient (before the update), held-out loss or saved state are not finite, a gradient is missing, or
-            training has diverged.
+        TrainingError: loss, gradient, held-out loss or saved state are not finite, a gradient is missing, or training diverged.
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
     update = make_update(model, loss_of, parameters, recipe, peak, loader, tell)
-    vocabulary = model.config.get_text_config().vocab_size
-    schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak, vocabulary)
+    schedule = _Schedule.of(model, loader, recipe, peak)
     position = _begin(begun_at, parameters, update, keeper, schedule.total)
     model.train()
     windows = ahead(_windows(loader, schedule.total, position), "packs")
