@@ -228,7 +228,8 @@ def _train(
         begun_at = found.state if found else None
         keeper = RunKeeper(folder, recipe, origin, lambda: interrupt.asked, begun_at.best if begun_at else None)
         updates = (model, loss_of, job.loader, recipe, recipe.learning_rate, eval_packs(job))
-        reports = train_loop(*updates, keeper, begun_at, lambda line: watch(Note(line)))
+        first_loss = steps[0].loss if steps else 0.0
+        reports = train_loop(*updates, keeper, begun_at, lambda line: watch(Note(line)), first_loss)
         try:
             with guard.working_device(f"`tunesmith resume {folder}` goes on from its newest checkpoint"):
                 for report in reports:

@@ -151,8 +151,8 @@ def load_job(job: Prepared) -> tuple[Any, PackLoss, Loaded]:
     loss_of, path = choose_loss(base)
     loss_of = recomputed_and_offloaded(base, loss_of, recipe, job.compute)
     if job.compute.dtype == torch.float16:
-        pack = next(iter(job.loader.epoch(0)))[0].to(job.compute.device)
-        guard.check_range(base, lambda: loss_of.of(pack))
+        pack = job.loader.first_pack().to(job.compute.device)
+        guard.check_range(base, lambda: loss_of(pack))
     trainable, total = model.get_nb_trainable_parameters()
     targets = sorted(model.peft_config["default"].target_modules)
     return model, loss_of, Loaded(stored, quantised, trainable, total, targets, linears, path)
@@ -169,7 +169,7 @@ def _kernels_compiling(job: Prepared) -> AbstractContextManager[None]:
         shape.hidden, shape.inner, shape.query_width // head_dim, shape.key_width // head_dim, head_dim, shape.vocab,
         recipe.lora_r, _group_sizes(shape, recipe), recipe.lora_dropout > 0, job.compute.dtype, recipe.load_in_4bit,
     )  # fmt: skip
-    lengths = next(iter(job.loader.epoch(0)))[0].segments.lengths
+    lengths = job.loader.first_pack().segments.lengths
     few = tuple(length for length, end in zip(lengths, accumulate(lengths)) if end <= REHEARSED_TOKENS) or (REHEARSED_TOKENS,)
     blocks = sum(few) // 16 + 2 * len(few)  # padded, as captured packs are
     device = job.compute.device

@@ -156,3 +156,11 @@ def test_a_model_that_knew_nothing_at_first_has_not_diverged():
     seen = guard.Divergence(300)
     for step in range(1, 20):
         seen.check(5.9 + step % 3, step)
+
+
+def test_a_resumed_run_is_measured_by_its_first_loss():
+    resumed = guard.Divergence(49_152, first=2.0)
+    resumed.check(11.0, 13)
+    resumed.check(11.0, 14)
+    with pytest.raises(TrainingError, match=r"was 2\.0 at first"):
+        resumed.check(11.0, 15)

@@ -65,6 +65,10 @@ class Loader:
             if len(rows):
                 yield number, replace(self, rows=rows, more=None)
 
+    def first_pack(self) -> Pack:
+        """The first pack of all. Raises StopIteration if no row has anything to learn."""
+        return next(packs[0] for packs in self.epoch(0) if packs)
+
     @property
     def updates_per_epoch(self) -> int:
         """Updates of an epoch, of a stream's first shard."""

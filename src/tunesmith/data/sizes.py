@@ -11,9 +11,11 @@ from tunesmith.data.packing import Pack, pad_pack
 from tunesmith.kernels.segments import Documents
 
 ROOM = 0.03
-"""Share by which the first rung has more tokens than the first pack; twice that of labels."""
+"""Share by which the first rung has more tokens than the first pack."""
 STEP = 0.1
-"""Share by which a rung has more tokens than the one below it; twice that of labels."""
+"""Share by which a rung has more tokens than the one below it."""
+LABELS = 3
+"""Times so much for labels, which cost the head alone: fewer pairs of rungs, so fewer captured steps."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,26 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs a fixed share apart, through sizes a little above those of a run's first pack."""
+    """Rungs a fixed share apart, through sizes a little above those of a run's first pack. tokens, labels: its own, like: its
+    documents."""
 
-    tokens: float
-    labels: float
+    tokens: int
+    labels: int
     like: Documents
 
     @staticmethod
     def through(first: Pack) -> "Ladder":
-        tokens, labels = len(first.input_ids) * (1 + ROOM), len(first.targets) * (1 + 2 * ROOM)
-        return Ladder(tokens, labels, first.segments.documents)
+        return Ladder(len(first.input_ids), len(first.targets), first.segments.documents)
 
     def sizes(self, pack: Pack) -> Sizes:
-        """The lowest rungs that hold a pack; exactly its own where all rows are alike, as each pack of them will be."""
-        tokens, labels, like, count = len(pack.input_ids), len(pack.targets), pack.segments.documents, len(pack.segments.lengths)
-        if len(set(pack.segments.lengths)) > 1:
-            tokens, labels = _rung(tokens, self.tokens, 1 + STEP), _rung(labels, self.labels, 1 + 2 * STEP)
-            like, count = self.like, 2 ** math.ceil(math.log2(count))
-        return Sizes(tokens, labels, tokens // 16 + count + 2, like)
+        """The lowest rungs that hold a pack; exactly its own where they are the first pack's, as in rows that are all alike."""
+        tokens, labels, count = len(pack.input_ids), len(pack.targets), len(pack.segments.lengths)
+        if pack.segments.documents != self.like:
+            tokens = _rung(tokens, self.tokens * (1 + ROOM), 1 + STEP)
+            count = 4 ** math.ceil(math.log(count, 4))
+        if (tokens, labels) != (self.tokens, self.labels):
+            labels = _rung(labels, self.labels * (1 + LABELS * ROOM), 1 + LABELS * STEP)
+        return Sizes(tokens, labels, tokens // 16 + count + 2, self.like)
 
 
 def _rung(count: int, first: float, ratio: float) -> int:

@@ -15,7 +15,8 @@ MAX_ROTATED_INSIDE = 128
 
 def rotates_inside(query: Tensor, cos: Tensor, segments: Segments) -> bool:
     """Whether the fused kernels should rotate queries and keys themselves, with cos ``[T, R]``."""
-    if not is_fused(query) or cos.shape[-1] != query.shape[-1] or max(segments.lengths) > MAX_ROTATED_INSIDE:
+    lengths, _ = segments.like or segments.documents  # as the tile: what a captured step does must not depend on which pack came
+    if not is_fused(query) or cos.shape[-1] != query.shape[-1] or max(lengths) > MAX_ROTATED_INSIDE:
         return False
     from tunesmith.kernels.fused.attention_layout import can_rotate
 

@@ -25,7 +25,7 @@ from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.state import Tensors, optimizer_state, set_optimizer_state
 from tunesmith.training.step import PackLoss
 
-MAX_CAPTURED = 8
+MAX_CAPTURED = 24
 """Graphs kept; packs that none of them takes run eagerly."""
 
 

@@ -70,8 +70,9 @@ class Divergence:
     PATIENCE = 3
     """Such updates in a row; one alone may have read odd rows."""
 
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary, self.first, self.count = vocabulary, 0.0, 0
+    def __init__(self, vocabulary: int, first: float = 0.0) -> None:
+        """first: the loss of the run's first update, if it was made before."""
+        self.vocabulary, self.first, self.count = vocabulary, first, 0
 
     def check(self, loss: float, step: int) -> None:
         """Raises TrainingError if the mean loss of this update makes it certain."""

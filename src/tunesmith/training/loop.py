@@ -92,13 +92,14 @@ class _Schedule:
 def train(
     model: Any, loss_of: PackLoss, loader: Loader, recipe: Recipe, peak: float, eval_packs: Sequence[Pack] = (),
     keeper: Keeper = Keeper(), begun_at: State | None = None, tell: Callable[[str], None] = lambda line: None,
+    first_loss: float = 0.0,
 ) -> Iterator[StepReport]:  # fmt: skip
     """Train the adapter of ``model`` in place, yielding a report after every update.
 
     Args:
         keeper: says after which updates the state is saved, and saves it once the report of that update was taken.
         begun_at: a state to go on from; the reports begin after it.
-        tell: takes a line for the user.
+        tell: takes a line for the user. first_loss: of the run's first update, if it was made before.
 
     Raises:
         TrainingError: loss, gradient, held-out loss or saved state are not finite, a gradient is missing, or training diverged.
@@ -117,7 +118,7 @@ def train(
             if (report := evaluated(StepReport(**begun_at.unevaluated))) is None:
                 return
             yield report
-        for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper):
+        for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper, first_loss):
             step, seconds = window.after.step, time.perf_counter() - start
             made = StepReport(step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds)
             report = evaluated(made) if eval_packs and schedule.evaluates(step) else made
@@ -162,11 +163,16 @@ class _StoppedError(Exception):
 
 
 def _made(
-    update: EagerUpdate | GraphUpdate, windows: Iterator[Window], schedule: _Schedule, evaluating: bool, keeper: Keeper
+    update: EagerUpdate | GraphUpdate,
+    windows: Iterator[Window],
+    schedule: _Schedule,
+    evaluating: bool,
+    keeper: Keeper,
+    first_loss: float,
 ) -> Iterator[tuple[Window, float, float, bool]]:
     """Make the update of each window: the window, its mean loss, its gradient's norm, and whether the next window is begun.
     None is begun before an evaluation, nor where the state is to be taken."""
-    begun, divergence = False, guard.Divergence(schedule.vocabulary)
+    begun, divergence = False, guard.Divergence(schedule.vocabulary, first_loss)
     for window, following in _with_next(windows):
         step = window.after.step
         if not begun:
@@ -215,7 +221,7 @@ def make_update(
     embedding = model.get_input_embeddings().weight
     alike = len({parameter.dtype for parameter in parameters.values()}) == 1  # trained biases may be of the model's own type
     if embedding.is_cuda and alike:
-        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype, next(iter(loader.epoch(0)))[0], tell)
+        return GraphUpdate(loss_of, parameters, recipe, peak, embedding.dtype, loader.first_pack(), tell)
     return EagerUpdate(loss_of, parameters, recipe, peak, embedding.dtype)
 
 

@@ -78,8 +78,8 @@ class EagerUpdate:
     def _clip(self) -> float:
         if self.scale.adaptive:
             for parameter in self.parameters.values():
-                assert parameter.grad is not None
-                parameter.grad.div_(self.scale.value)
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.scale.value)
         return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm))
 
     def result(self) -> tuple[float, float]:
