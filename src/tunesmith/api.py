@@ -228,11 +228,12 @@ def _train(
         begun_at = found.state if found else None
         keeper = RunKeeper(folder, recipe, origin, lambda: interrupt.asked, begun_at.best if begun_at else None)
         updates = (model, loss_of, job.loader, recipe, recipe.learning_rate, eval_packs(job))
-        first_loss = steps[0].loss if steps else 0.0
-        reports = train_loop(*updates, keeper, begun_at, lambda line: watch(Note(line)), first_loss)
+        reports = train_loop(*updates, keeper, begun_at, lambda line: watch(Note(line)))
+        divergence = guard.Divergence(model.config.get_text_config().vocab_size, steps[0].loss if steps else 0.0)
         try:
             with guard.working_device(f"`tunesmith resume {folder}` goes on from its newest checkpoint"):
                 for report in reports:
+                    divergence.check(report.loss, report.step)
                     steps.append(report)
                     metrics.write(json.dumps(dataclasses.asdict(report)) + "\n")
                     metrics.flush()

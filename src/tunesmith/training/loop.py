@@ -65,19 +65,12 @@ def total_updates(loader: Loader, recipe: Recipe) -> int:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """What happens at which update. total: of the run. per_epoch: updates of an epoch. peak: the highest learning rate.
-    vocabulary: tokens the model chooses among."""
+    """What happens at which update. total: of the run. per_epoch: updates of an epoch. peak: the highest learning rate."""
 
     recipe: Recipe
     total: int
     per_epoch: int
     peak: float
-    vocabulary: int
-
-    @staticmethod
-    def of(model: Any, loader: Loader, recipe: Recipe, peak: float) -> "_Schedule":
-        vocabulary = model.config.get_text_config().vocab_size
-        return _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak, vocabulary)
 
     def rate(self, step: int) -> float:
         """The learning rate of this update."""
@@ -92,22 +85,20 @@ class _Schedule:
 def train(
     model: Any, loss_of: PackLoss, loader: Loader, recipe: Recipe, peak: float, eval_packs: Sequence[Pack] = (),
     keeper: Keeper = Keeper(), begun_at: State | None = None, tell: Callable[[str], None] = lambda line: None,
-    first_loss: float = 0.0,
 ) -> Iterator[StepReport]:  # fmt: skip
     """Train the adapter of ``model`` in place, yielding a report after every update.
 
     Args:
         keeper: says after which updates the state is saved, and saves it once the report of that update was taken.
-        begun_at: a state to go on from; the reports begin after it.
-        tell: takes a line for the user. first_loss: of the run's first update, if it was made before.
+        begun_at: a state to go on from; the reports begin after it. tell: takes a line for the user.
 
     Raises:
-        TrainingError: loss, gradient, held-out loss or saved state are not finite, a gradient is missing, or training diverged.
+        TrainingError: loss, gradient, held-out loss or saved state are not finite, or a gradient is missing.
     """
     parameters = adapter_parameters(model)
     torch.manual_seed(recipe.seed)
     update = make_update(model, loss_of, parameters, recipe, peak, loader, tell)
-    schedule = _Schedule.of(model, loader, recipe, peak)
+    schedule = _Schedule(recipe, total_updates(loader, recipe), loader.updates_per_epoch, peak)
     position = _begin(begun_at, parameters, update, keeper, schedule.total)
     model.train()
     windows = ahead(_windows(loader, schedule.total, position), "packs")
@@ -118,7 +109,7 @@ def train(
             if (report := evaluated(StepReport(**begun_at.unevaluated))) is None:
                 return
             yield report
-        for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper, first_loss):
+        for window, loss, norm, begun in _made(update, windows, schedule, bool(eval_packs), keeper):
             step, seconds = window.after.step, time.perf_counter() - start
             made = StepReport(step, schedule.total, window.epochs, loss, schedule.rate(step), norm, *window.counts, seconds)
             report = evaluated(made) if eval_packs and schedule.evaluates(step) else made
@@ -163,16 +154,11 @@ class _StoppedError(Exception):
 
 
 def _made(
-    update: EagerUpdate | GraphUpdate,
-    windows: Iterator[Window],
-    schedule: _Schedule,
-    evaluating: bool,
-    keeper: Keeper,
-    first_loss: float,
+    update: EagerUpdate | GraphUpdate, windows: Iterator[Window], schedule: _Schedule, evaluating: bool, keeper: Keeper
 ) -> Iterator[tuple[Window, float, float, bool]]:
     """Make the update of each window: the window, its mean loss, its gradient's norm, and whether the next window is begun.
     None is begun before an evaluation, nor where the state is to be taken."""
-    begun, divergence = False, guard.Divergence(schedule.vocabulary, first_loss)
+    begun = False
     for window, following in _with_next(windows):
         step = window.after.step
         if not begun:
@@ -184,7 +170,6 @@ def _made(
             # The device goes on while the host reads and reports; the parameters wait for the next finish.
             update.begin(following.packs, step + 1)
         loss, norm = update.result()
-        divergence.check(loss, step)
         yield window, loss, norm, begun
 
 
