@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def _identity(source: ModelSource) -> Any:
 
 
 def store(model: Any, folder: Path) -> threading.Thread | None:
-    """Write a copy of a freshly loaded 4-bit model into ``folder``, in the background; None if it is not worth a copy or there
-    is no room. Tensors are brought to host memory before this returns."""
+    """Write a copy of a freshly loaded 4-bit model into ``folder``, in the background, from the tensors it has now, which are
+    frozen; None if it is not worth a copy or there is no room."""
     tensors, seen = {}, set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in seen:  # tied weights are stored once
@@ -67,10 +68,18 @@ def store(model: Any, folder: Path) -> threading.Thread | None:
     if size < LEAST_BYTES or size > room:
         return None
     settings = model.config.to_json_string(use_diff=False)
-    on_host = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
-    thread = threading.Thread(target=_write, args=(on_host, settings, model.generation_config, folder), name="keep the 4-bit base")
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.synchronize()  # they are read on a stream of the thread's own
+    thread = threading.Thread(target=_write, args=(tensors, settings, model.generation_config, folder), name="keep the 4-bit base")
     thread.start()
     return thread
+
+
+def _on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """On a stream of its own: the default one would make whoever works there wait for two gigabytes."""
+    on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+    with torch.cuda.stream(torch.cuda.Stream()) if on_gpu else nullcontext():
+        return {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
 def _write(tensors: dict[str, torch.Tensor], settings: str, generation: Any, folder: Path) -> None:
@@ -82,13 +91,13 @@ def _write(tensors: dict[str, torch.Tensor], settings: str, generation: Any, fol
         return
     try:
         _make_room(folder.parent, sum(tensor.nbytes for tensor in tensors.values()))
-        save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
+        save_file(_on_host(tensors), made / "model.safetensors", metadata={"format": "pt"})
         (made / "config.json").write_text(settings, encoding="utf-8")
         if generation is not None:
             generation.save_pretrained(made)
         made.rename(folder)
-    except OSError:
-        pass  # a full disk, or another process that was faster: the copy is a convenience
+    except (OSError, RuntimeError):
+        pass  # a full disk, another process that was faster, a GPU with no room for a stream: the copy is a convenience
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -4,9 +4,10 @@ A kernel is compiled for the types, widths and alignments it is called with. Her
 rows of no meaning that have a model's widths. One that is called in another way later is compiled then, as it would have been.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -22,6 +23,9 @@ from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
 ROWS = 32
+SHORT_TURN = 5e-4
+"""Seconds that one of many compiling threads may keep the interpreter while another waits for it, the one that reads the model
+above all: with Python's own 5 ms each of its waits would take a tenth of a second."""
 Task = Callable[[], object]
 
 
@@ -53,21 +57,38 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
         segments: a pack like those that will come, probe: like those that probes use, on the GPU: the tile of attention
             depends on them.
     """
-    pool = ThreadPoolExecutor(thread_name_prefix="compile")
+    pool, turn = ThreadPoolExecutor(thread_name_prefix="compile"), sys.getswitchinterval()
+    sys.setswitchinterval(min(turn, SHORT_TURN))
     try:
+        key = pool.submit(_triton_key)
         # An error is for the one who calls the kernel for real.
-        soon = [pool.submit(_rehearse, task) for task in _forward_tasks(widths, segments, probe)]
-        for task in _training_tasks(widths, segments):
-            pool.submit(_rehearse, task)
+        soon = [pool.submit(_rehearse, key, task) for task in _forward_tasks(widths, segments, probe)]
+        late = [pool.submit(_rehearse, key, task) for task in _training_tasks(widths, segments)]
+        if turn > SHORT_TURN:
+            pool.submit(_when_done, [*soon, *late], partial(sys.setswitchinterval, turn))
         yield
         wait(soon)
     finally:
         pool.shutdown(wait=False)
 
 
-def _rehearse(task: Task) -> None:
+def _triton_key() -> None:
+    """Triton's digest of itself, half a second's work that every thread would do at once if none had done it."""
+    with suppress(ImportError):
+        from triton.runtime.cache import triton_key
+
+        triton_key()
+
+
+def _rehearse(key: Future[None], task: Task) -> None:
+    wait([key])
     with compile_only():
         task()
+
+
+def _when_done(tasks: Sequence[Future[None]], call: Callable[[], None]) -> None:
+    wait(tasks)
+    call()
 
 
 def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Iterator[Task]:
