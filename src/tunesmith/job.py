@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.base.adapter import attach
 from tunesmith.base.catalog import cache_dir, resolve
+from tunesmith.base.context import context_of
 from tunesmith.base.lean import PROBE_TOKENS, speed_up
 from tunesmith.base.load import ComputeType, choose_compute, load_model, quantised_share, weight_bytes
 from tunesmith.base.stream import announce_recomputed
@@ -58,7 +59,7 @@ def prepare_run(
     compute = choose_compute(recipe)
     check_optimizer(recipe, compute.device)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
-    limit = min(shape.positions, renderer.tokenizer.model_max_length)
+    limit = context_of(shape.positions, renderer.tokenizer)
     cache = Cache(cache_dir() / "rows")
     data = prepare(recipe, renderer, limit, lambda done, total: watch(Progress("rows", done, total)), cache)
     resolved = _resolve(recipe, shape, data)
@@ -169,11 +170,13 @@ def _kernels_compiling(job: Prepared) -> AbstractContextManager[None]:
         shape.hidden, shape.inner, shape.query_width // head_dim, shape.key_width // head_dim, head_dim, shape.vocab,
         recipe.lora_r, _group_sizes(shape, recipe), recipe.lora_dropout > 0, job.compute.dtype, recipe.load_in_4bit,
     )  # fmt: skip
-    lengths = job.loader.first_pack().segments.lengths
+    first = job.loader.first_pack().segments.documents
+    lengths, _ = first
     few = tuple(length for length, end in zip(lengths, accumulate(lengths)) if end <= REHEARSED_TOKENS) or (REHEARSED_TOKENS,)
     blocks = sum(few) // 16 + 2 * len(few)  # padded, as captured packs are
     device = job.compute.device
-    return rehearsal(widths, Segments(few, (-1,) * len(few), device, blocks), Segments.of([PROBE_TOKENS], device=device))
+    pack = Segments(few, (-1,) * len(few), device, blocks, like=first)
+    return rehearsal(widths, pack, Segments.of([PROBE_TOKENS], device=device))
 
 
 def _group_sizes(shape: Shape, recipe: Recipe) -> tuple[int, ...]:

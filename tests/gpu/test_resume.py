@@ -27,6 +27,15 @@ def data(tmp_path):
     return path
 
 
+@pytest.fixture
+def long_data(tmp_path):
+    """Rows of 40 to 120 tokens, shorter and longer than a block of attention and than what is rotated inside it."""
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": "the wind is cold " * (5 + 3 * n % 13), "completion": f"so {n} is it " * (1 + n % 5)} for n in range(64)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def sha256(run):
     return hashlib.sha256((run.folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
@@ -53,6 +62,15 @@ def crash_at(step):
     ids=lambda settings: ", ".join(map(str, settings.values())) or "as it comes",
 )
 def test_a_run_that_crashed_ends_in_the_very_same_adapter(tiny_model_folder, data, tmp_path, settings):
+    _crashes_and_goes_on(tiny_model_folder, data, tmp_path, settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"shared_prefix": False}, {"packing": "none"}], ids=str)
+def test_so_does_one_whose_documents_are_longer_than_a_block_of_attention(tiny_model_folder, long_data, tmp_path, settings):
+    _crashes_and_goes_on(tiny_model_folder, long_data, tmp_path, settings)
+
+
+def _crashes_and_goes_on(tiny_model_folder, data, tmp_path, settings):
     common = {"learning_rate": 1e-2, "lora_dropout": 0.1, "max_steps": 14, "per_device_train_batch_size": 4, "save_steps": 3}
     asked = {**common, **settings}
     whole = ts.train(str(tiny_model_folder), str(data), output_dir=str(tmp_path / "whole"), **asked)

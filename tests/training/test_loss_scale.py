@@ -31,8 +31,10 @@ def test_fp16_makes_nearly_the_updates_of_fp32(tiny_model_folder):
     assert half[1].dtype == torch.float32
 
 
-def test_a_gradient_beyond_the_range_is_made_again_with_half_the_scale(tiny_model_folder):
-    loud, plain = run(tiny_model_folder, **scaled_by(2.0**20)), run(tiny_model_folder, **FP16)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_gradient_beyond_the_range_is_made_again_with_half_the_scale_and_the_same_dropout(tiny_model_folder, dropout):
+    same = {"lora_dropout": dropout}
+    loud, plain = run(tiny_model_folder, **scaled_by(2.0**20) | same), run(tiny_model_folder, **FP16 | same)
     torch.testing.assert_close(loud[0], plain[0], rtol=5e-3, atol=5e-3)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tunesmith.base.catalog import ModelSource
+from tunesmith.base.context import positions_of
 from tunesmith.base.load import decoder_linears, model_error
 from tunesmith.recipe import Recipe
 
@@ -81,7 +82,7 @@ def shape_of_config(config: Any) -> Shape:
         hidden=text.hidden_size,
         vocab=text.vocab_size,
         layers=text.num_hidden_layers,
-        positions=getattr(text, "max_position_embeddings", None) or 2**31,
+        positions=positions_of(config),
         query_width=heads * head,
         key_width=(getattr(text, "num_key_value_heads", None) or heads) * head,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

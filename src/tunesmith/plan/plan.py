@@ -1,11 +1,12 @@
 """Plan: the ways to run a training here, what each will take, and which was chosen."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack
-from tunesmith.data.sizes import Ladder
+from tunesmith.data.sizes import LABELS, STEP, Ladder
 from tunesmith.errors import MachineError
 from tunesmith.kernels.fused.attention_layout import can_rotate, choose_block, largest_block
 from tunesmith.kernels.fused_attention import MAX_ROTATED_INSIDE
@@ -104,21 +105,34 @@ def make_plan(
 
 
 def _memory(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[Pack], way: Way) -> tuple[Memory, int]:
-    cuda = compute.device.type == "cuda"
-    tokens, labels = max(len(pack.input_ids) for pack in packs), max(len(pack.targets) for pack in packs)
-    if cuda:  # where packs are padded
-        sizes = [Ladder.through(packs[0]).sizes(pack) for pack in packs]
-        tokens, labels = max(each.tokens for each in sizes), max(each.labels for each in sizes)
-    if way.split > 1:
-        assert recipe.per_device_train_batch_size is not None
-        assert recipe.max_length is not None
-        most = recipe.per_device_train_batch_size // way.split * recipe.max_length
-        tokens, labels = min(tokens, most), min(labels, most)
     size = compute.dtype.itemsize
-    if cuda:
-        inside = all(_rotates_inside(pack, shape, compute) for pack in packs)
+    if compute.device.type == "cuda":
+        tokens, labels = _padded(packs, *_micro_batch(recipe, packs, way), way)
+        inside = _rotates_inside(packs[0], shape, compute)  # as all do: the first decides
         return predict_gpu_memory(shape, recipe, tokens, labels, size, way, inside), 0
+    tokens, _ = _micro_batch(recipe, packs, way)
     return predict_memory(shape, way.of(recipe), tokens, size, way.keep), PROCESS_BYTES
+
+
+def _micro_batch(recipe: Recipe, packs: Sequence[Pack], way: Way) -> tuple[int, int]:
+    """The most tokens and labels of one."""
+    tokens, labels = max(len(pack.input_ids) for pack in packs), max(len(pack.targets) for pack in packs)
+    if way.split == 1:
+        return tokens, labels
+    assert recipe.per_device_train_batch_size is not None
+    assert recipe.max_length is not None
+    most = recipe.per_device_train_batch_size // way.split * recipe.max_length
+    return min(tokens, most), min(labels, most)
+
+
+def _padded(packs: Sequence[Pack], tokens: int, labels: int, way: Way) -> tuple[int, int]:
+    """What a GPU pads such a micro-batch to. Of split ones, whose packs are not made yet, a whole rung more."""
+    sizes = [Ladder.through(packs[0]).sizes(pack) for pack in packs]
+    if way.split == 1:
+        return max(each.tokens for each in sizes), max(each.labels for each in sizes)
+    if all((len(pack.input_ids), len(pack.targets)) == (each.tokens, each.labels) for pack, each in zip(packs, sizes)):
+        return tokens, labels
+    return math.ceil(tokens * (1 + STEP)), math.ceil(labels * (1 + LABELS * STEP))
 
 
 def _rotates_inside(pack: Pack, shape: Shape, compute: ComputeType) -> bool:

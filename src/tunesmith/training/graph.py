@@ -108,7 +108,7 @@ class GraphUpdate:
             loss, norm = self._answer()
         window = self.finishing
         guard.check_loss(loss, window.step, [where for pack in window.packs for where in pack.where])
-        guard.check_norm(norm, window.step)
+        guard.check_norm(norm, window.step, self.scale.adaptive)
         self.scale.made()
         return loss / window.trained, norm
 
@@ -177,7 +177,7 @@ class GraphUpdate:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._backward(static)
         except RuntimeError as error:
-            self._give_up(error, random)
+            self._give_up("gradients", error, random)
             for parameter in self.parameters.values():
                 parameter.grad = None  # it may lie where a captured pass that never ran would have written it
         else:
@@ -207,16 +207,17 @@ class GraphUpdate:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self._clip_and_step()
         except RuntimeError as error:
-            self._give_up(error, random)
+            self._give_up("the optimizer's step", error, random)
             self._clip_and_step()
         else:
             self.captured_finish = graph
             graph.replay()
 
-    def _give_up(self, error: RuntimeError, random: Tensor) -> None:
+    def _give_up(self, what: str, error: RuntimeError, random: Tensor) -> None:
         """What could not be captured runs operation by operation from here on. Memory that ran out is for the caller.
 
         Args:
+            what: could not be captured.
             random: the generator's state before. A capture that fails leaves it believing that it is captured still, and
                 refusing to draw (torch 2.11): it gets a new state.
         """
@@ -226,7 +227,7 @@ class GraphUpdate:
         if guard.ran_out_of_memory(error):
             raise error
         self.eager_reason = str(error).splitlines()[0]
-        self.tell(f"Updates run operation by operation, which is slower: they could not be captured ({self.eager_reason})")
+        self.tell(f"Updates run operation by operation, which is slower: {what} could not be captured ({self.eager_reason})")
 
     def _step_on_the_default_stream(self) -> None:
         """bitsandbytes' optimizers run there whatever the current stream is, and so must what they wait for: the states that

@@ -119,11 +119,12 @@ def check_gradients(parameters: Mapping[str, Parameter], step: int) -> None:
         )
 
 
-def check_norm(norm: float, step: int) -> None:
-    """Raises TrainingError if the gradient's norm is NaN or infinite; the update has not been made."""
+def check_norm(norm: float, step: int, half: bool = False) -> None:
+    """Raises TrainingError if the gradient's norm is NaN or infinite; the update has not been made. half: computed in fp16."""
     if not math.isfinite(norm):
         raise TrainingError(
-            f"The gradient became {norm} at update {step}; the adapter was not updated with it.", "Lower the learning rate."
+            f"The gradient became {norm} at update {step}; the adapter was not updated with it.",
+            "Use --dtype float32 (fp16 ends at 65504), or lower the learning rate." if half else "Lower the learning rate.",
         )
 
 

@@ -42,6 +42,7 @@ class EagerUpdate:
         Raises:
             TrainingError: the loss is not finite, or an adapter tensor has no gradient.
         """
+        self.random = torch.get_rng_state()  # of a CPU's dropout
         trained = sum(len(pack.targets) for pack in packs)
         total = 0.0
         for pack in packs:
@@ -66,9 +67,10 @@ class EagerUpdate:
         while not math.isfinite(self.norm) and self.scale.halve():
             self.optimizer.zero_grad()
             self.seed.sub_(len(self.packs))
+            torch.set_rng_state(self.random)
             self.begin(self.packs, self.step)
             self.norm = self._clip()
-        guard.check_norm(self.norm, self.step)
+        guard.check_norm(self.norm, self.step, self.scale.adaptive)
         self.scale.made()
         for group in self.optimizer.param_groups:
             group["lr"] = rate

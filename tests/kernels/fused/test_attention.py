@@ -140,13 +140,13 @@ def test_tables_pair_every_query_with_every_key_it_sees_once(seed):
     layout = tables.layout(lengths, parents, "cpu", block, *((400, 40) if seed % 2 else (None, int(rng.integers(0, 70)))))
     assert layout.positions.tolist() == segment_positions(Segments.of(lengths, parents)).tolist()
     seen = np.zeros_like(expected, dtype=int)
-    for first, end, start, prefix, prefix_end in layout.queries.tolist():
+    for first, end, start, prefix, prefix_end, _ in layout.queries.tolist():
         assert end - first <= block
         seen[first:end, start:end] += tokens[first:end, None] >= tokens[start:end]
         seen[first:end, prefix:prefix_end] += 1
     assert (seen == expected).all()
     heard, slots = np.zeros_like(seen), {}
-    for first, end, near, near_end, far, far_end, slot in layout.keys.tolist():
+    for first, end, near, near_end, far, far_end, slot, _ in layout.keys.tolist():
         heard[near:near_end, first:end] += tokens[near:near_end, None] >= tokens[first:end]
         heard[far:far_end, first:end] += 1
         if end > first and slot >= 0:
@@ -155,6 +155,10 @@ def test_tables_pair_every_query_with_every_key_it_sees_once(seed):
     joined = {slot: (first, end) for first, end, low, high in layout.joins.tolist() for slot in range(low, high)}
     assert joined == slots
     assert all(slot < layout.parts for slot in slots)
+    lone = {(end - length, end) for length, end, parent, index in zip(lengths, np.cumsum(lengths), parents, range(len(lengths)))
+            if length <= block and parent < 0 and index not in parents}  # fmt: skip
+    for table in (layout.queries, layout.keys):
+        assert {(row[0], row[1]) for row in table.tolist() if row[-1]} == lone
 
 
 def test_children_of_a_prefix_that_are_not_side_by_side_are_refused():

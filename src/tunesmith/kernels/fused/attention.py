@@ -211,7 +211,7 @@ def _forward(
 ):  # fmt: skip
     """One head of one block of queries."""
     head, heads = tl.program_id(0), tl.num_programs(0)
-    queries += tl.program_id(1) * 5
+    queries += tl.program_id(1) * 6
     first, end, own, prefix, prefix_end, prefix_tiles, away = query_row(queries, window, WINDOWED, BLOCK)
     if first >= end:
         return

@@ -2,8 +2,9 @@
 
 With weights ``P = exp(S − lse)``, out ``O = P V`` and its gradient dO:  ``dV = Pᵀ dO``,  ``dP = dO Vᵀ``,
 ``dS = P ∘ (dP − rowsum(O ∘ dO))`` (times ``1 − (S / c)²`` under a softcap c),  ``dQ = scaling · dS K``,
-``dK = scaling · dSᵀ Q``. A program has a block of queries for dQ, a block of keys for dK and dV. Where a prefix has many
-children, several programs share a block of keys, leave fp32 sums in slots, and another kernel adds these.
+``dK = scaling · dSᵀ Q``. A program has a block of queries for dQ, a block of keys for dK and dV. A segment of one block that
+stands alone has all its queries and keys in one program, which makes dQ too: most short documents are read once. Where a prefix
+has many children, several programs share a block of keys, leave fp32 sums in slots, and another kernel adds these.
 """
 
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def segment_attention_backward(
 
 
 def queries_backward(work: Work) -> None:
-    """dq and delta."""
+    """dq and delta, but of blocks that are alone."""
     layout, (tokens, heads, _) = work.layout, work.q.shape
     _queries[(heads, layout.queries.shape[0])](
         work.q, work.k, work.v, work.out, work.dout, work.lse, work.delta, work.dq, layout.queries, tokens,
@@ -98,15 +99,15 @@ def queries_backward(work: Work) -> None:
 
 
 def keys_backward(work: Work) -> None:
-    """dk and dv, from delta."""
+    """dk and dv, from delta; and dq of blocks that are alone."""
     layout, (tokens, heads, size), key_heads = work.layout, work.q.shape, work.k.shape[1]
     shared = work.arguments()
     strides = {"dk_stride": work.dk.stride(0), "dv_stride": work.dv.stride(0), "SUM_STRIDE": key_heads * size}
     sums = torch.empty(2, layout.parts, layout.block, key_heads, size, dtype=torch.float32, device=work.q.device)
     _keys[(key_heads, layout.keys.shape[0])](
-        work.q, work.k, work.v, work.dout, work.lse, work.delta, work.dk, work.dv, sums, layout.keys, layout.positions, tokens,
-        heads // key_heads, layout.parts, work.scaling, **shared, **strides,
-        STEP=_step(layout.block, shared["SIZE"], work.q.element_size()),
+        work.q, work.k, work.v, work.out, work.dout, work.lse, work.delta, work.dq, work.dk, work.dv, sums, layout.keys,
+        layout.positions, tokens, heads // key_heads, layout.parts, work.scaling, **shared, **strides,
+        out_stride=work.out.stride(0), dq_stride=work.dq.stride(0), STEP=_step(layout.block, shared["SIZE"], work.q.element_size()),
     )  # fmt: skip
     if layout.parts:
         _join[(key_heads, layout.joins.shape[0])](
@@ -134,11 +135,11 @@ def _queries(
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr, TURN: tl.constexpr, WIDEN: tl.constexpr,
     D: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """dQ of one head of one block of queries; and rowsum(O ∘ dO), which `_keys` needs."""
+    """dQ of one head of one block of queries that is not alone; and rowsum(O ∘ dO), which `_keys` needs."""
     head = tl.program_id(0)
-    queries += tl.program_id(1) * 5
+    queries += tl.program_id(1) * 6
     first, end, own, prefix, prefix_end, prefix_tiles, away = query_row(queries, window, WINDOWED, BLOCK)
-    if first >= end:
+    if first >= end or tl.load(queries + 5) != 0:
         return
     k += head // group * D
     v += head // group * D
@@ -170,20 +171,22 @@ def _queries(
 
 @kernel(do_not_specialize=["keys", "positions", "tokens", "parts", "window"])
 def _keys(
-    q, k, v, dout, lse, delta, dk, dv, sums, keys, positions, tokens, group, parts, scaling,
+    q, k, v, out, dout, lse, delta, dq, dk, dv, sums, keys, positions, tokens, group, parts, scaling,
     cos, sin, scale, cap, window,
-    q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr,
-    dout_stride: tl.constexpr, dk_stride: tl.constexpr, dv_stride: tl.constexpr, SUM_STRIDE: tl.constexpr,
+    q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr, out_stride: tl.constexpr,
+    dout_stride: tl.constexpr, dq_stride: tl.constexpr, dk_stride: tl.constexpr, dv_stride: tl.constexpr,
+    SUM_STRIDE: tl.constexpr,
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr, TURN: tl.constexpr, WIDEN: tl.constexpr,
     D: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV of one key head of one block of keys, or a part of them. Tiles have a key a row and a query a column."""
+    """dK and dV of one key head of one block of keys, or a part of them, and dQ if the block is alone. Tiles have a key a row and
+    a query a column."""
     head = tl.program_id(0)
-    keys += tl.program_id(1) * 7
+    keys += tl.program_id(1) * 8
     first, end, near, near_end = tl.load(keys), tl.load(keys + 1), tl.load(keys + 2), tl.load(keys + 3)
     if first >= end:
         return
-    far, far_end, slot = tl.load(keys + 4), tl.load(keys + 5), tl.load(keys + 6)
+    far, far_end, slot, alone = tl.load(keys + 4), tl.load(keys + 5), tl.load(keys + 6), tl.load(keys + 7) != 0
     if WINDOWED:
         near_end = tl.maximum(tl.minimum(near_end, end + window - 1), near)
     near_tiles = tl.cdiv(near_end - near, STEP)
@@ -213,13 +216,21 @@ def _keys(
         s = scores(k_one, k_two, q_one, q_two, scale, cap, CAPPED)
         weight = _weights(s, level[None, :], seen)
         dvalue = tl.dot(weight.to(slope.dtype), slope, dvalue, input_precision="ieee")
-        along = tl.load(delta + index, token < stop, 0.0)
+        if alone:
+            mixed = load_tile(out + query_head * D, place, stop, out_stride, WIDEN, D, SIZE, STEP)
+            along = tl.sum(mixed.to(tl.float32) * slope.to(tl.float32), axis=1)
+        else:
+            along = tl.load(delta + index, token < stop, 0.0)
         ds = weight * (tl.dot(value, tl.trans(slope), input_precision="ieee") - along[None, :])
         if CAPPED:
             ds = ds * (1.0 - (s / cap) * (s / cap))
         ds = ds.to(q_one.dtype)
         dk_one = tl.dot(ds, q_one, dk_one, input_precision="ieee")
         dk_two = tl.dot(ds, q_two, dk_two, input_precision="ieee")
+        if alone:
+            dq_one = tl.dot(tl.trans(ds), k_one, input_precision="ieee") * scaling
+            dq_two = tl.dot(tl.trans(ds), k_two, input_precision="ieee") * scaling
+            store_pair(dq_one, dq_two, dq + query_head * D, place, stop, dq_stride, cos, sin, TURN, D, HALF, STEP)
     dk_one *= scaling
     dk_two *= scaling
     if slot < 0:

@@ -21,9 +21,11 @@ PART_TILES = 8
 class Layout:
     """Who works on what: tables of int32 on the device, one program (a head) a row, most work first. Rows of zeros idle.
 
-    queries ``[*, 5]``: first token and end of a block of queries, start of its segment, start and end of its prefix.
-    keys ``[*, 7]``: first token and end of a block of keys; start and end of the queries of its own segment that the row
-    takes; start and end of its children that the row takes; where its sums go if rows share the block (a slot), or -1.
+    queries ``[*, 6]``: first token and end of a block of queries, start of its segment, start and end of its prefix; whether the
+    block is alone, a segment of one block that neither has a prefix nor is one.
+    keys ``[*, 8]``: first token and end of a block of keys; start and end of the queries of its own segment that the row
+    takes; start and end of its children that the row takes; where its sums go if rows share the block (a slot), or -1;
+    whether it is alone.
     joins ``[*, 4]``: first token and end of a block of keys that rows share; its first slot and the end of its slots.
     positions ``[T]``: of each token in its document, prefix included.
     """
@@ -101,7 +103,8 @@ def layout(
     owner, index = _repeat(count)
     first = start[owner] + index * block
     last = np.minimum(first + block, end[owner])
-    queries = np.stack([first, last, start[owner], prefix[owner], prefix_end[owner]], 1)
+    alone = (count == 1) & ~child & (heirs_size == 0)
+    queries = np.stack([first, last, start[owner], prefix[owner], prefix_end[owner], alone[owner]], 1)
     work = (last - start[owner]) // block + (prefix_end - prefix)[owner] // block
     queries = queries[np.argsort(-work, kind="stable")]
 
@@ -115,7 +118,7 @@ def layout(
     far = np.minimum(heirs[owner] + part * share[owner], heirs_end[owner])
     far_end = np.minimum(far + share[owner], heirs_end[owner])
     slot = np.where(shared, shared.cumsum() - 1, -1)
-    keys = np.stack([first[row], last[row], near, end[owner], far, far_end, slot], 1)
+    keys = np.stack([first[row], last[row], near, end[owner], far, far_end, slot, alone[owner]], 1)
     joined = np.flatnonzero(shared & (part == 0))
     joins = np.stack([first[row], last[row], slot, slot + shares[owner]], 1)[joined]
     keys = keys[np.argsort(near - end[owner] + far - far_end, kind="stable")]

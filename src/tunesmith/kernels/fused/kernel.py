@@ -46,8 +46,9 @@ def kernel(**settings: Any) -> Callable[[Callable[..., Any]], Kernel]:
 def compile_only() -> Iterator[None]:
     """Within this block kernels that this thread calls are compiled and loaded, not launched: what they would have written
     is not there. Triton's interpreter, which compiles nothing, runs them."""
+    before = getattr(_THREAD, "compiles", False)
     _THREAD.compiles = True
     try:
         yield
     finally:
-        _THREAD.compiles = False
+        _THREAD.compiles = before
