@@ -9,10 +9,11 @@ import torch
 from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Example
+from tunesmith.data.sizes import Ladder
 from tunesmith.errors import MachineError
 from tunesmith.plan.machine import available_bytes
 from tunesmith.plan.memory import Shape, predict_memory
-from tunesmith.plan.plan import PROCESS_BYTES, make_plan
+from tunesmith.plan.plan import PROCESS_BYTES, _micro_batch, _padded, make_plan
 from tunesmith.plan.speed import Speed, step_seconds
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
@@ -99,6 +100,20 @@ def test_the_peak_is_that_of_the_largest_pack() -> None:
     made = plan(packs=[pack(20), pack(200), pack(30)], gradient_checkpointing=False)
     recipe = Recipe.of({"gradient_checkpointing": False})
     assert made.memory == predict_memory(SMALL, recipe, len(pack(200).input_ids), 4, keep=True)
+
+
+@pytest.mark.parametrize("split", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(6))
+def test_no_micro_batch_of_a_split_batch_is_padded_to_more_than_was_planned(seed: int, split: int) -> None:
+    lengths = torch.randint(2 if seed % 2 else 29, 33, (48,), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows = [[Example(list(range(n)), [-100, *range(1, n)], "row")] for n in lengths]
+    recipe, way = Recipe.of({"per_device_train_batch_size": 8, "max_length": 32}), Way(True, False, False, False, split)
+    whole = [make_pack(rows[first : first + 8]) for first in range(0, 48, 8)]
+    parts = [make_pack(rows[first : first + 8 // split]) for first in range(0, 48, 8 // split)]
+    tokens, labels = _padded(whole, *_micro_batch(recipe, whole, way), way)
+    made = [Ladder.through(parts[0]).sizes(part) for part in parts]
+    assert max(each.tokens for each in made) <= tokens
+    assert max(each.labels for each in made) <= labels
 
 
 def test_predicted_bytes_include_the_process_itself() -> None:
