@@ -23,6 +23,12 @@ def write(path, rows):
     return path
 
 
+def _edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def run(tiny_model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("judge")
@@ -73,6 +79,15 @@ def test_changed_data_are_noticed_and_not_judged_on(copy):
 def test_rows_that_are_gone_are_named_and_others_asked_for(copy):
     (copy.parent / "rows.jsonl").unlink()
     with pytest.raises(RunError, match=r"cannot be read again.*rows\.jsonl.*tunesmith compare"):
+        ts.compare(copy, suites=False)
+
+
+def test_what_the_model_can_see_is_what_training_says_it_is(copy):
+    """Of model and tokenizer the smaller counts, and this tokenizer says nothing."""
+    _edit_json(copy / "tokenizer_config.json", lambda config: config.pop("model_max_length"))
+    settings = yaml.safe_load((copy / "run.yaml").read_text())
+    (copy / "run.yaml").write_text(yaml.safe_dump({**settings, "max_length": 300}))
+    with pytest.raises(RunError, match="max_length 300 is more than the 256 tokens this model can see"):
         ts.compare(copy, suites=False)
 
 

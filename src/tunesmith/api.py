@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.adapter import adapter_parameters
+from tunesmith.base.disk import plain_disk_errors, replace_durably
 from tunesmith.data.dataset import fingerprint
 from tunesmith.data.render import Renderer
 from tunesmith.errors import RecipeError, RunError
@@ -32,7 +33,6 @@ from tunesmith.report import write_report
 from tunesmith.run_folder import check_same, check_space, claim, is_finished, last_state_named, step_down, tidy_and_record
 from tunesmith.training import guard
 from tunesmith.training.checkpoint import Checkpoint, newest_checkpoint
-from tunesmith.training.disk import plain_disk_errors, replace_durably
 from tunesmith.training.interrupt import interruptible
 from tunesmith.training.keeper import RunKeeper
 from tunesmith.training.lock import RunLock

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.base.catalog import cache_dir
+from tunesmith.base.catalog import cache_dir, resolve
+from tunesmith.base.context import context_of
 from tunesmith.data.bad_rows import BadRows
 from tunesmith.data.cache import Cache
 from tunesmith.data.columns import Columns, find_columns
@@ -21,6 +22,7 @@ from tunesmith.events import Note, Progress, Watch
 from tunesmith.export.manifest import read_manifest
 from tunesmith.generate.compare import Comparison, compare, spread
 from tunesmith.generate.session import Session
+from tunesmith.plan.memory import shape_of
 from tunesmith.recipe import Recipe
 from tunesmith.training.row_loss import row_losses
 from tunesmith.training.step import PackLoss, choose_loss
@@ -46,7 +48,7 @@ def held_out_rows(folder: Path, recipe: Recipe, renderer: Renderer, watch: Watch
         watch(Progress("rows", done, total))
 
     try:
-        limit = int(renderer.tokenizer.model_max_length)
+        limit = context_of(shape_of(resolve(recipe.model_name_or_path)).positions, renderer.tokenizer)
         data = prepare(recipe, renderer, limit, told, Cache(cache_dir() / "rows"))
     except DataError as error:
         raise RunError(f"The rows that {folder} held out cannot be read again. {error.what}", f"{error.fix} Or: {own}") from error

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tunesmith.base.disk import check_room
 from tunesmith.errors import MachineError, RunError, TrainingError
 from tunesmith.events import Note, Prepared, Watch
 from tunesmith.export.manifest import read_manifest
@@ -16,8 +17,8 @@ from tunesmith.job import check_output, with_less_memory
 from tunesmith.origin import describe, differences
 from tunesmith.recipe import Recipe
 from tunesmith.training.checkpoint import Checkpoint, checkpoints, newest_checkpoint, set_aside, state_bytes
-from tunesmith.training.disk import check_room, remove_leftovers
 from tunesmith.training.lock import RunLock
+from tunesmith.training.workshop import remove_leftovers
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The verbs after training: merge, export, push."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -7,17 +9,18 @@ import torch
 
 from tunesmith.api import Run, load
 from tunesmith.base.catalog import gguf_file
-from tunesmith.errors import RunError
+from tunesmith.base.disk import plain_disk_errors
+from tunesmith.errors import MachineError, RunError
 from tunesmith.events import Note, Progress, Watch
 from tunesmith.export import gguf
 from tunesmith.export.agreement import LIMITS, Agreement, compare, next_token_logs
 from tunesmith.export.hub import Pushed
 from tunesmith.export.merge import compute_type, open_merged, write_merged
-from tunesmith.export.ollama import write_modelfile
+from tunesmith.export.ollama import modelfile
 from tunesmith.export.publish import publish
 from tunesmith.generate.session import Session, conversations
 from tunesmith.open_run import open_session, recipe_of
-from tunesmith.training.disk import made_whole
+from tunesmith.training.workshop import check_free, made_whole, workshop
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -32,15 +35,12 @@ def merge(run: str | Path, out: str | Path, dtype: str = "bfloat16", watch: Watc
         How far the two agree, and the largest divergence that was allowed.
 
     Raises:
-        RunError: ``out`` holds files already, or the merged model answers otherwise than the live adapter.
+        RunError: ``out`` holds files already or cannot be written, or the merged model answers otherwise than the live adapter.
     """
-    place, kind = Path(out), DTYPES[dtype]
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise RunError(f"{place} is not empty.", "Give another folder, or move it away.")
-    watch(Note("Loading the run"))
-    session = open_session(load(run).folder, lean=False)
-    with made_whole(place) as made:
-        made.mkdir()
+    place, folder, kind = Path(out), load(run).folder, DTYPES[dtype]
+    with plain_disk_errors(place), made_whole(place, folder=True) as made:
+        watch(Note("Loading the run"))
+        session = open_session(folder, lean=False)
         rows = conversations(session)
         live, limit = next_token_logs(session.model, rows), max(LIMITS[kind], LIMITS[compute_type(session.model)])
         write_merged(session.model, made, kind, session.stop_ids, lambda done, total: watch(Progress("tensors", done, total)))
@@ -66,27 +66,34 @@ def export_gguf(
         ollama: write a Modelfile beside it.
 
     Raises:
-        RunError: the file is there already. ModelError: llama.cpp has no word for something in a base that did not come as GGUF.
+        RunError: the file, or another Modelfile, is there already or cannot be written.
+        ModelError: llama.cpp has no word for something in a base that did not come as GGUF.
         AdapterError: the family or the adapter's kind has no place in such a file.
     """
     place, folder = Path(out), load(run).folder
-    if place.exists():
-        raise _there(place)
-    watch(Note("Loading the run"))
-    session = open_session(folder, lean=False)
-    with made_whole(place) as made:
-        if ollama:
-            _write_modelfile(session, made.with_name("Modelfile"), place)
+    with plain_disk_errors(place), made_whole(place) as made:
+        watch(Note("Loading the run"))
+        session = open_session(folder, lean=False)
+        with _modelfile_beside(place, session) if ollama else nullcontext():
+            _write_gguf(session, gguf_file(recipe_of(folder).model_name_or_path), made, kind, watch)
+    return place.stat().st_size
+
+
+def _write_gguf(session: Session, source: Path | None, made: Path, kind: str, watch: Watch) -> None:
+    """See `export_gguf`. source: the GGUF file that the base came as, if it did. Raises MachineError where the disk ends."""
+    told = lambda done, total: watch(Progress("tensors", done, total))  # noqa: E731
+    stored = "f16" if kind == "base" else kind
+    try:
         if kind == "adapter":
             gguf.write_adapter(session.model, made)
         else:
-            tokenizer, source = session.renderer.tokenizer, gguf_file(recipe_of(folder).model_name_or_path)
-            told = lambda done, total: watch(Progress("tensors", done, total))  # noqa: E731
-            stored = "f16" if kind == "base" else kind
+            tokenizer = session.renderer.tokenizer
             gguf.write_model(session.model, tokenizer, session.stop_ids, source, made, stored, told, kind != "base")
-        if ollama:
-            made.with_name("Modelfile").replace(place.with_name("Modelfile"))
-    return place.stat().st_size
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        what = f"{made} could not be written: {error}."  # numpy's, which does not say why
+        raise MachineError(what, "Free some space, or write to another disk.") from error
 
 
 def push(
@@ -99,17 +106,25 @@ def push(
     return publish(place, repo, public=public, base=base, facts_of=facts, told=lambda line: watch(Note(line)))
 
 
-def _there(path: Path) -> RunError:
-    return RunError(f"{path} is there already.", "Give another name, or move it away.")
+@contextmanager
+def _modelfile_beside(place: Path, session: Session) -> Iterator[None]:
+    """Puts a Modelfile beside the file that is made within this block, and before it: killed in between, the same export goes on
+    with the Modelfile it finds, where a finished file without one would be in its way.
 
-
-def _write_modelfile(session: Session, made: Path, place: Path) -> None:
-    """The Modelfile of a file that will be at ``place``. Raises RunError if another one stands beside it; the same one may, which
-    an export that was killed has left."""
-    tokenizer = session.renderer.tokenizer
+    Raises:
+        RunError: another Modelfile stands there, or is being made by another export.
+    """
+    tokenizer, there = session.renderer.tokenizer, place.with_name("Modelfile")
     stops = [tokenizer.convert_ids_to_tokens(token) for token in session.stop_ids]
     render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
-    write_modelfile(made, place.name, render, tokenizer.bos_token or "", stops)
-    there = place.with_name("Modelfile")
-    if there.exists() and there.read_bytes() != made.read_bytes():
-        raise _there(there)
+    content = modelfile(place.name, render, tokenizer.bos_token or "", stops).encode()
+    if there.is_file() and there.read_bytes() == content:
+        with workshop(there):
+            yield
+        return
+    if there.exists():
+        raise RunError(f"{there} is there already, and another than this export's.", "Export into another folder, or move it away.")
+    with made_whole(there) as made:
+        made.write_bytes(content)
+        yield
+        check_free(place)  # what came there meanwhile gets no Modelfile of ours

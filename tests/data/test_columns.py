@@ -58,6 +58,19 @@ def test_columns_that_only_later_rows_have_are_columns():
     assert find({"prompt": "a"}, {"prompt": "a", "completion": "b"}) == Columns(prompt="prompt", completion="completion")
 
 
+@pytest.mark.parametrize(
+    "text", ['[Ann] He said "from" and "role".', '["role", "from"]', '[[{"role": "user"}]]', '[{"name": "role"}]', "[]", "[" * 9999]
+)
+def test_text_in_brackets_is_a_conversation_only_if_it_is_a_list_of_messages(text):
+    assert find({"chat": text, "prompt": "", "completion": ""}).prompt == "prompt"
+    with pytest.raises(DataError, match="do not say which is the prompt"):
+        find({"chat": text})
+
+
+def test_a_conversation_that_is_no_json_leaves_it_to_the_next_row_what_the_column_holds():
+    assert find({"chat": json.dumps(SPOKEN)[:-1]}, {"chat": json.dumps(SPOKEN)}) == Columns("chat", sharegpt=True)
+
+
 def test_two_columns_of_messages_are_not_guessed_between():
     with pytest.raises(DataError, match=r"\(chosen_chat, rejected_chat\)"):
         find({"chosen_chat": SAID, "rejected_chat": SAID})
@@ -115,6 +128,11 @@ def test_one_column_as_prompt_and_completion_is_refused():
     [
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "--prompt prompt --completion chosen"),
         ({"prompt": SAID[:1], "chosen": SAID[1:], "rejected": SAID[1:]}, "--prompt prompt --completion chosen"),
+        ({"prompt": SAID[:1], "chosen": json.dumps(SAID[1:]), "rejected": ""}, "--prompt prompt --completion chosen"),
+        ({"prompt": "Where?", "chosen": SAID, "rejected": SAID}, "--messages chosen"),
+        ({"prompt": SAID[:1], "chosen": SAID, "rejected": SAID}, "--messages chosen"),
+        ({"question": "Where?", "chosen": json.dumps(SPOKEN), "rejected": ""}, "--messages chosen"),
+        ({"chosen": SAID[1:], "rejected": SAID[1:]}, "--messages chosen"),
         ({"chosen": SAID, "rejected": SAID}, "--messages chosen"),
         ({"chosen": SAID, "rejected": None}, "--messages chosen"),
         ({"chosen": "Human: a", "rejected": "Human: b"}, "--text chosen"),

@@ -148,6 +148,15 @@ def test_tools_without_a_name_are_refused():
 # ---- other shapes
 
 
+@pytest.mark.parametrize("prompt", ["Where?", [say("user", "Where?")], [say("system", "Be brief."), say("user", "Where?")]])
+def test_a_completion_that_begins_with_the_prompt_is_refused_with_the_way_to_read_it(prompt):
+    columns = Columns(prompt="prompt", completion="chosen")
+    asked = prompt if isinstance(prompt, list) else [say("user", prompt)]
+    assert "'chosen' begins with the prompt" in refusal(columns, prompt=prompt, chosen=[*asked, say("assistant", "There.")])
+    assert len(read(columns, prompt=prompt, chosen=[say("assistant", "There.")]).messages) == len(asked) + 1
+    assert len(read(columns, prompt="Echo", chosen="Echo").messages) == 2
+
+
 ALPACA = Columns(prompt="instruction", completion="output", input="input", system="system")
 
 
@@ -195,6 +204,8 @@ def test_content_in_parts_is_their_text():
         ({"type": "image_url", "image_url": {}}, "part 2 is image_url"),
         ("text", "part 2 is text without a type,"),
         ({"type": "text"}, "part 2 is empty"),
+        ({"text": "It is "}, "part 2 has no type."),
+        ({}, "part 2 has no type."),
     ],
 )
 def test_parts_that_are_no_text_are_refused_with_their_number(part, says):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data import strict_json
-from tunesmith.data.strict_json import ListReader, StrictJson
+from tunesmith.data.strict_json import TOO_LONG, ListReader, StrictJson
 from tunesmith.errors import DataError
 
 VALUES = st.recursive(
@@ -59,8 +59,22 @@ def test_a_fault_is_on_the_line_that_json_says(chunks_of, chunk, text):
 
 def test_an_element_that_never_ends_is_given_up_at_the_limit(chunks_of):
     chunks_of(10)
-    with pytest.raises(DataError, match=r"rows.json line 2: the row that begins here never ends, or is longer than 100"):
-        read('[1,\n"' + "x" * 5000, limit=100)
+    for text in ('"' + "x" * 5000, '["' + "x" * 5000 + '"', "[" * 500 + "]" * 499, '"\\' * 5000):
+        with pytest.raises((DataError, json.JSONDecodeError), match=r"rows.json line 2: the row that begins here never ends"):
+            read("[1,\n" + text, limit=100)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 16])
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(VALUES, max_size=6), limit=st.integers(0, 30), ascii_only=st.booleans())
+def test_elements_beyond_the_limit_are_passed_by_and_no_others(chunk, values, limit, ascii_only):
+    old, strict_json.CHUNK = strict_json.CHUNK, chunk
+    try:
+        texts = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
+        expected = [value if len(text) <= limit else TOO_LONG for value, text in zip(values, texts)]
+        assert read("[" + " ,\n".join(texts) + "\n]", limit) == expected
+    finally:
+        strict_json.CHUNK = old
 
 
 @pytest.mark.parametrize("text", ["", " \n", "{}", '"text"'])

@@ -75,10 +75,33 @@ def test_json_in_other_shapes_is_named_for_what_it_is(file, content, says):
         {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]},
         {"conversations": [{"from": "human", "value": "a"}], "tags": ["b"]},
         {"prompt": "a", "tags": ["b"], "notes": []},
+        {"messages": [{"role": "assistant", "tool_calls": []}]},
+        {"messages": [{"role": "user", "content": "a"}, {"content": "no role"}]},
     ],
 )
 def test_one_object_that_holds_lists_is_one_row(file, row):
     assert values(file("a.json", json.dumps(row))) == [row]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("more", [{"from": "en"}, {"role": "teacher"}, {"role": "user", "content": "x"}], ids=str)
+def test_rows_within_an_object_are_rows_even_if_some_have_columns_as_messages_do(file, more, place):
+    rows = [dict(row) for row in ROWS]
+    rows[place] |= more if place or "content" not in more else {}
+    assert values(file("a.json", json.dumps({"version": 2, "rows": rows}))) == rows
+
+
+@pytest.mark.parametrize("suffix", ["", ",\n  "])
+def test_a_row_of_a_json_list_that_is_too_long_is_left_out_alone(file, suffix):
+    long = {"prompt": '"], [\\' + "x" * 3 * ROW_LIMIT, "completion": ["{", {"a": "}"}]}
+    content = ",\n  ".join(map(json.dumps, [ROWS[0], long, ROWS[1]])) + (suffix + json.dumps(long) if suffix else "")
+    name, bad = file("a.json", f"[{content}]"), BadRows()
+    rows = list(load_rows(name, bad=bad))
+    assert [(row.values, row.where) for row in rows] == [(ROWS[0], "a.json row 1"), (ROWS[1], "a.json row 3")]
+    reason = " is longer than 4,194,304 characters, more than can be trained on at once."
+    assert bad.facts.reasons == tuple(f"a.json row {number}{reason}" for number in ((2, 4) if suffix else (2,)))
+    with pytest.raises(RowError, match=r"a.json row 2 is longer than"):
+        load_rows(name)
 
 
 def test_a_gz_that_is_none_says_so(file):

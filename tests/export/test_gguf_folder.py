@@ -4,6 +4,7 @@ tokens, same tokens of the same texts, and it stops. What llama.cpp computes oth
 import gguf
 import numpy as np
 import pytest
+import torch
 from tests.export.tiny_bases import TEXTS, byte_level, phi3_tokenizer, save_base, save_run, sentencepiece
 from tests.llama_cpp import ask, continued, serve, tokenised
 from tokenizers import normalizers
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 import tunesmith as ts
 from tunesmith.base.catalog import resolve
 from tunesmith.base.gguf_split import split_as_named
-from tunesmith.errors import ModelError
+from tunesmith.errors import AdapterError, ModelError
 from tunesmith.export.gguf import write_model
 from tunesmith.generate.engine import Sampling, generate
 from tunesmith.generate.session import QUESTIONS
@@ -108,7 +109,8 @@ def test_every_stop_token_ends_an_answer(made, tmp_path):
     prompt = session.renderer.prompt_ids(TALK[0])
     [(tokens, _)] = continued(server, [prompt], 24)
     usual, end = session.stop_ids[0], tokens[1]
-    for place, stops in enumerate(([end, usual], [usual, end], [usual, usual, end])):
+    others = [token for token in range(40, 80) if token not in (usual, *tokens)]
+    for place, stops in enumerate(([end, usual], [usual, end], [usual, *others[:4], end])):
         file = tmp_path / f"{place}.gguf"
         write_model(session.model, session.renderer.tokenizer, stops, None, file, "f32", lambda done, total: None)
         assert continued(serve(file), [prompt], 24) == [(tokens[: tokens.index(end) + 1], True)]
@@ -167,6 +169,18 @@ def test_a_merged_folder_as_base_gives_the_answers_of_the_gguf_base(bundled, tmp
     ts.export_gguf(nothing, tmp_path / "out.gguf", "f16")
     prompts = [session.renderer.prompt_ids([{"role": "user", "content": text}]) for text in QUESTIONS[:4]]
     assert continued(serve(tmp_path / "out.gguf"), prompts, 16) == continued(serve(by_file), prompts, 16)
+
+
+def test_two_tensors_of_one_name_are_refused_before_one_is_lost(tmp_path):
+    run = save_run(tmp_path / "run", save_base(tmp_path / "base", "llama", byte_level()))
+    model = ts.load(run).session.model
+    old = torch.nn.Module()
+    old.wte = torch.nn.Embedding(4, 64)
+    model.get_base_model().transformer = old  # GPT-2's name of the embedding
+    with pytest.raises(AdapterError, match=r"have one name in a GGUF file, token_embd\.weight") as error:
+        write_model(model, None, [2], None, tmp_path / "out.gguf", "f32", lambda done, total: None)
+    assert "model.embed_tokens.weight" in error.value.what
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def refused(tmp_path, family, tokenizer, **settings):

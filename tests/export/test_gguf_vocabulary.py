@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerFast
 from tunesmith.base.gguf_split import SPLITS, TAKEN_WHOLE
 from tunesmith.errors import ModelError
 from tunesmith.export.gguf_pre_tokenizer import pre_tokenizer_of
-from tunesmith.export.gguf_vocabulary import add_vocabulary
+from tunesmith.export.gguf_vocabulary import STOPS, add_vocabulary, stop_tokens
 
 
 class Written(dict):
     """What a GGUFWriter was told, by the method's name without add_."""
 
     def __getattr__(self, name):
-        return lambda value: self.update({name.removeprefix("add_"): value})
+        return lambda *told: self.update({told[0] if len(told) == 2 else name.removeprefix("add_"): told[-1]})
 
 
 def written(tokenizer, rows=700, stops=(2,)):
@@ -117,6 +117,21 @@ def test_a_tokenizer_that_llama_cpp_would_not_follow_is_refused_with_the_reason(
         written(make())
     assert why in error.value.what
     assert "--type adapter" in error.value.fix
+
+
+def test_every_stop_token_has_a_key_and_too_many_are_refused():
+    told = written(byte_level(), stops=(2, 7, 8, 9, 10, 11))
+    assert [told[key] for key in STOPS] == [2, 7, 8, 9, 10, 11]
+    assert not set(STOPS[1:]) & written(byte_level(), stops=(2, 2)).keys()
+    with pytest.raises(ModelError, match=r"7 tokens end something in this base, and llama\.cpp stops at 6") as error:
+        written(byte_level(), stops=range(2, 9))
+    assert "tunesmith merge" in error.value.fix
+
+
+def test_stop_tokens_that_a_file_names_keep_their_keys_but_for_the_usual_one():
+    eos, eot, eom, pad, *_ = STOPS
+    assert stop_tokens([5, 3], {eos: 3, eot: 4, pad: 9}) == {eos: 5, eot: 4, eom: 3, pad: 9}
+    assert stop_tokens([5, 3], {eos: 3, eot: 5, eom: 3}) == {eos: 5, eot: 5, eom: 3}
 
 
 def test_tokens_of_every_type_and_rows_that_stand_for_nothing():

@@ -18,8 +18,8 @@ from tests.soak import record
 
 from tunesmith.errors import RunError
 from tunesmith.training.checkpoint import checkpoints, keep_newest, newest_checkpoint, save_checkpoint, set_aside
-from tunesmith.training.disk import remove_leftovers
 from tunesmith.training.state import Position, State
+from tunesmith.training.workshop import remove_leftovers
 
 FILES = ["adapter.safetensors", "optimizer.safetensors", "random.safetensors", "metrics.jsonl", "state.json", "manifest.json"]
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")

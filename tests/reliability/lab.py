@@ -12,6 +12,7 @@ grief where the request says. One JSON request a line on stdin, one JSON answer 
              {"event": "rows", "signal": 15}      at the first note or progress that begins so
              {"moment": n, "signal": 9}           at the n-th of all notes, progress and changes of folders together (from 1)
              {"update": n, "signals": [15, 15]}   several after another
+             {"file_bytes": n}                    no file can be larger
              {"update": n, "remove": "folder"}    a folder vanishes then
              {"update": n, "append": ["file", "text"]}
              {"versions": {"torch": "1.0"}}       what libraries say of themselves
@@ -29,6 +30,7 @@ import importlib.metadata
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -107,7 +109,8 @@ def work(request: dict, writing: int) -> None:
             if request["call"] == "saves":
                 make_saves(Path(request["root"]))
             elif request["call"] in ("merge", "export_gguf"):
-                getattr(ts, request["call"])(Path(request["run"]), Path(request["out"]), request["kind"], watch)
+                named = {"ollama": True} if request.get("ollama") else {}
+                getattr(ts, request["call"])(Path(request["run"]), Path(request["out"]), request["kind"], watch, **named)
             else:
                 call, first = (ts.train, ()) if request["call"] == "train" else (ts.resume, (request["run"],))
                 run = call(*first, watch=watch, **request.get("settings", {}))
@@ -168,6 +171,8 @@ def arrange(crash: dict) -> None:
         loop.evaluate = counted(loop.evaluate, crash["evaluation"], lambda: os.kill(os.getpid(), crash["signal"]))
     if "poison" in crash:
         poison(crash)
+    if "file_bytes" in crash:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (crash["file_bytes"],) * 2)
     if "rows_a_shard" in crash:
         stream.Stream.__init__.__defaults__ = (crash["rows_a_shard"], stream.SHARD_CHARACTERS)
     if "shard" in crash:

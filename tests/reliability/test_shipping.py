@@ -6,7 +6,11 @@ import hashlib
 import pytest
 from tests.soak import record
 
-KINDS = {"merge": "float32", "export_gguf": "f16"}
+ASKED = {
+    "merge": {"call": "merge", "kind": "float32"},
+    "export": {"call": "export_gguf", "kind": "f16"},
+    "export --ollama": {"call": "export_gguf", "kind": "adapter", "ollama": True},
+}
 
 
 def sha256(place):
@@ -17,14 +21,16 @@ def sha256(place):
 
 
 class Shipping:
-    """One of the two, to a place of its own. moments: that it has, and could be killed at."""
+    """One of them, to a place of its own. moments: that it has, and could be killed at. late: so many of them are its last, when
+    what it made gets its name."""
 
-    def __init__(self, lab, call, run, folder):
-        self.lab, self.request = lab, {"call": call, "run": str(run), "kind": KINDS[call]}
-        self.folder = folder
+    def __init__(self, lab, name, run, folder):
+        self.lab, self.request = lab, {**ASKED[name], "run": str(run)}
+        self.name, self.folder, self.late = name, folder, 10 if "ollama" in name else 5
         done = self.make(folder / "undisturbed", {"moment": 0})
         assert done["code"] == 0, done["error"]
-        self.moments, self.right = done["moments"], sha256(folder / "undisturbed" / "out")
+        self.moments, self.right = done["moments"], sha256(folder / "undisturbed")
+        assert set(self.right) == ({"out", "Modelfile"} if "ollama" in name else {"out"})
 
     def make(self, folder, crash=None):
         return self.lab.ask(**self.request, out=str(folder / "out"), crash=crash or {})
@@ -32,18 +38,18 @@ class Shipping:
     def assert_all_or_nothing_of_it(self, moment):
         folder = self.folder / str(moment)
         assert self.make(folder, {"moment": moment, "signal": 9})["code"] == -9
-        left = sha256(folder / "out")
-        assert left in (None, self.right), moment
-        if left is None:
-            again = self.make(folder)
-            assert again["code"] == 0, (moment, again)
-        assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["out"]
-        assert sha256(folder / "out") == self.right, moment
-        assert left or [path.name for path in folder.iterdir()] == ["out"], "it clears away what the one that died left"
-        return left is not None
+        named = {name: content for name, content in (sha256(folder) or {}).items() if not name.startswith(".")}
+        assert named.items() <= self.right.items(), moment
+        if "out" in named:
+            assert named == self.right, (moment, "the file is there, so all that was asked for is")
+            return True
+        again = self.make(folder)
+        assert again["code"] == 0, (moment, again)
+        assert sha256(folder) == self.right, (moment, "it clears away what the one that died left")
+        return False
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=ASKED)
 def shipping(request, lab, whole, tmp_path):
     return Shipping(lab, request.param, whole, tmp_path)
 
@@ -51,14 +57,14 @@ def shipping(request, lab, whole, tmp_path):
 def test_killed_in_the_middle_it_leaves_nothing_and_at_the_end_all_of_it(shipping):
     """At its start, in its middle, and at each of its last moments, when it gets its name."""
     last = shipping.moments
-    moments = sorted({1, last // 2, *range(max(1, last - 5), last + 1)})
+    moments = sorted({1, last // 2, *range(max(1, last - shipping.late), last + 1)})
     ended = [shipping.assert_all_or_nothing_of_it(moment) for moment in moments]
     assert not ended[0]
     assert ended[-1]
 
 
-def test_killed_between_a_file_and_its_modelfile_the_next_export_goes_on(lab, whole, tmp_path):
-    """The Modelfile that stands there then is no other's."""
+def test_a_modelfile_of_another_export_is_left_alone_and_the_same_one_gone_on_with(whole, tmp_path):
+    """An export that is killed before its file has its name leaves the same one."""
     import tunesmith as ts
     from tunesmith.errors import RunError
 
@@ -74,8 +80,52 @@ def test_killed_between_a_file_and_its_modelfile_the_next_export_goes_on(lab, wh
     assert [path.name for path in tmp_path.iterdir()] == ["Modelfile"]
 
 
+def test_two_exports_at_once_do_not_overwrite_each_others_modelfile(lab, whole, tmp_path):
+    from tunesmith.training.workshop import made_whole
+
+    with made_whole(tmp_path / "Modelfile") as made:
+        made.write_text("FROM ./mine.gguf")
+        refused = lab.ask(call="export_gguf", run=str(whole), out=str(tmp_path / "other.gguf"), kind="adapter", ollama=True)
+        assert refused["code"] == 2
+        assert f"Another process is making {tmp_path / 'Modelfile'}." in refused["error"]
+    assert sha256(tmp_path).keys() == {"Modelfile"}
+    assert (tmp_path / "Modelfile").read_text() == "FROM ./mine.gguf"
+
+
+def test_a_run_that_is_gone_on_with_leaves_alone_what_is_exported_into_its_folder(lab, whole, tmp_path):
+    from tunesmith.training.workshop import made_whole
+
+    folder = tmp_path / "run"
+    assert lab.train(folder, {"update": 5, "signal": 15})["code"] == 143
+    with made_whole(folder / "out.gguf") as made:
+        made.write_text("mine")
+        assert lab.resume(folder)["code"] == 0
+        assert made.read_text() == "mine"
+    assert (folder / "out.gguf").read_text() == "mine"
+    lab.assert_as_undisturbed(folder, whole)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_place_that_cannot_be_written_is_said_in_words(lab, whole, tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    refused = lab.ask(**ASKED[name], run=str(whole), out=str(tmp_path / "file" / "new" / "out"))
+    assert refused["code"] == 2, refused["error"]
+    assert f"{tmp_path / 'file' / 'new'}: Not a directory. " in refused["error"]
+    assert "give another place." in refused["error"]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_disk_that_is_full_leaves_nothing(lab, whole, tmp_path, name):
+    """A limit on the size of files stands for the disk's end."""
+    refused = lab.ask(**ASKED[name], run=str(whole), out=str(tmp_path / "out"), crash={"file_bytes": 10_000})
+    assert refused["code"] == 2, refused["error"]
+    assert "could not be written" in refused["error"]
+    assert "Free some space" in refused["error"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_at_once_do_not_write_into_each_others_files(lab, whole, tmp_path):
-    from tunesmith.training.disk import made_whole
+    from tunesmith.training.workshop import made_whole
 
     with made_whole(tmp_path / "out") as made:
         made.write_text("mine")
@@ -87,7 +137,7 @@ def test_two_at_once_do_not_write_into_each_others_files(lab, whole, tmp_path):
 
 def test_what_came_there_meanwhile_is_not_overwritten(tmp_path):
     from tunesmith.errors import RunError
-    from tunesmith.training.disk import made_whole
+    from tunesmith.training.workshop import made_whole
 
     def make(place):
         with made_whole(place) as made:
@@ -103,4 +153,4 @@ def test_what_came_there_meanwhile_is_not_overwritten(tmp_path):
 @pytest.mark.soak
 def test_killed_at_every_single_moment_it_leaves_all_or_nothing(shipping):
     ended = [shipping.assert_all_or_nothing_of_it(moment) for moment in range(1, shipping.moments + 1)]
-    record(f"{shipping.request['call']} killed at every moment", moments=len(ended), whole_or_nothing=len(ended))
+    record(f"{shipping.name} killed at every moment", moments=len(ended), whole_or_nothing=len(ended))

@@ -27,6 +27,7 @@ from tunesmith.training.keeper import Keeper, RunKeeper
 from tunesmith.training.lock import RunLock, holder_of
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.state import Best, Position, State, host_copy, optimizer_state, put_adapter, set_optimizer_state
+from tunesmith.training.workshop import remove_leftovers
 
 FILES = [
     "adapter.safetensors", "optimizer.safetensors", "random.safetensors", "best.safetensors", "metrics.jsonl", "state.json",
@@ -197,7 +198,7 @@ def test_leftovers_of_a_crash_are_removed_and_nothing_else(root: Path) -> None:
     (root / ".tmp-checkpoint-14").mkdir()
     (root / ".tmp-checkpoint-14" / "adapter.safetensors").write_bytes(b"half")
     (root / ".tmp-metrics.jsonl").write_bytes(b"half")
-    disk.remove_leftovers(root)
+    remove_leftovers(root)
     assert sorted(path.name for path in root.iterdir()) == ["checkpoint-12", "checkpoint-3"]
 
 

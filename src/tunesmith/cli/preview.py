@@ -30,6 +30,7 @@ def run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from tunesmith.base.catalog import cache_dir, resolve
+    from tunesmith.base.context import context_of
     from tunesmith.base.tokenizer import load_tokenizer
     from tunesmith.cli.preview_page import page_of
     from tunesmith.cli.preview_terminal import show
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> int:
             waiting.console.print(f"  {line}", style="dim", markup=False)
         source = resolve(recipe.model_name_or_path, lambda line: waiting.console.print(f"  {line}", style="dim", markup=False))
         renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
-        limit = min(_positions(source), renderer.tokenizer.model_max_length)
+        limit = context_of(_positions(source), renderer.tokenizer)
         seen = preview(recipe, renderer, limit, options.rows, options.row, waiting, Cache(cache_dir() / "rows"))
     command = _next(rest, seen.verdict)
     if page is not None:
@@ -66,10 +67,12 @@ def _positions(source: "ModelSource") -> int:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
+    from tunesmith.base.context import positions_of
+
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError):
         config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
         if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-            return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+            return positions_of(config)
     from tunesmith.plan.memory import shape_of
 
     return shape_of(source).positions

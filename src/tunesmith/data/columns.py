@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from tunesmith.data.messages import READ
+from tunesmith.data.messages import READ, SPEAKERS
 from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
 from tunesmith.data.text import listed
-from tunesmith.errors import DataError, nearest
+from tunesmith.data.tool_calls import json_of
+from tunesmith.errors import DataError, RowError, nearest
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
 """Columns that hold a list of messages, first the most usual."""
@@ -139,16 +140,23 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
     if format != "auto":
         raise DataError(f"{name} ({listed(there)}) has no columns for the format {format}.", "Name them, or leave format out.")
     if set(there) >= PREFERENCES:
-        asked = _first(ASKED, there, Columns())
-        alone = "--messages chosen" if _speaks(rows, "chosen") else "--text chosen"
         raise DataError(
             f"{name} ({listed(there)}) holds preferences, and tunesmith learns answers, not that one is better than another.",
-            f"To learn the chosen ones, add {f'--prompt {asked} --completion chosen' if asked else alone}.",
+            f"To learn the chosen ones, add {_chosen(rows, there)}.",
         )
     raise DataError(
         f"The columns of {name} ({listed(there)}) do not say which is the prompt and which the answer.",
         f"Name the columns you mean: {_suggested(there)}.",
     )
+
+
+def _chosen(rows: Sequence[Row], there: list[str]) -> str:
+    """Flags that read the chosen answers; where conversations are chosen, what was asked stands in them again."""
+    asked, first = _first(ASKED, there, Columns()), _first_message(rows, "chosen")
+    speaker = first.get("role", first.get("from"))
+    if first and (not asked or SPEAKERS.get(str(speaker)) != "assistant"):
+        return "--messages chosen"
+    return f"--prompt {asked} --completion chosen" if asked else "--text chosen"
 
 
 def _suggested(there: Sequence[str]) -> str:
@@ -198,9 +206,21 @@ def _first(names: Sequence[str], there: list[str], taken: Columns) -> str | None
 
 
 def _speaks(rows: Sequence[Row], column: str) -> str | None:
-    """``role`` or ``from``, if the first value there is in this column is a list of messages, or one as JSON."""
-    value: Any = next((v for row in rows if (v := row.values.get(column))), None)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        return next((key for key in ("role", "from") if f'"{key}"' in value), None)
-    first = value[0] if isinstance(value, list) else None
-    return next((key for key in ("role", "from") if isinstance(first, dict) and key in first), None)
+    """``role`` or ``from``, if this column holds lists of messages."""
+    first = _first_message(rows, column)
+    return next((key for key in ("role", "from") if key in first), None)
+
+
+def _first_message(rows: Sequence[Row], column: str) -> dict[str, Any]:
+    """What the first value there is in this column begins with, if that is a list of objects or one as JSON; else nothing. Text
+    that begins as a list does and is none, which may be one bad row or a matter of style, leaves it to the next row."""
+    for row in rows:
+        value: Any = row.values.get(column)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                value = json_of(value, row.where)
+            except RowError:
+                continue
+        if value:
+            return value[0] if isinstance(value, list) and isinstance(value[0], dict) else {}
+    return {}

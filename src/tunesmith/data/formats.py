@@ -42,7 +42,13 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
     if columns.messages:
         messages = messages_of(_cell(row, columns.messages), row.where, columns.messages)
     else:
-        messages = [*_prompt(row, columns), *_side(row, columns.completion, "assistant")]
+        prompt, completion = _prompt(row, columns), _side(row, columns.completion, "assistant")
+        if completion != prompt and completion[: len(prompt)] == prompt:
+            raise RowError(
+                f"{row.where}: {columns.completion!r} begins with the prompt, which would be asked twice.",
+                f"Read it alone: --messages {columns.completion}.",
+            )
+        messages = [*prompt, *completion]
     if not any(m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more) for m in messages):
         raise RowError(f"{row.where} has no assistant text to learn.", "Give it an answer or remove the row.")
     if not any(m.role == "assistant" and m.train for m in messages):

@@ -75,6 +75,8 @@ def _content(value: Any, where: str) -> str:
         return text_of(value, where)
     for number, part in enumerate(value, 1):
         kind = part.get("type") if isinstance(part, dict) else f"{kind_of(part)} without a type"
+        if kind is None:
+            raise RowError(f"{where}, part {number} has no type.", 'Write {"type": "text", "text": …}.')
         if kind != "text":
             raise RowError(f"{where}, part {number} is {kind}, and only text can be learnt.", "Remove the part, or the row.")
     return "".join(text_of(part.get("text"), f"{where}, part {number}") for number, part in enumerate(value, 1))

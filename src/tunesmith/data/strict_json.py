@@ -1,6 +1,7 @@
 """JSON as its standard has it, and lists of it read one element at a time."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -10,6 +11,10 @@ CHUNK = 1 << 16
 """Characters read at once; doubled while one element does not fit."""
 NEAR = 16
 """Characters before the end of what was read in which nothing is certain: a mistake or a number may only be cut short."""
+TOO_LONG = object()
+"""Stands for an element beyond the limit."""
+_MARKS = re.compile(r'\\.|["\[\]{},]', re.DOTALL)
+"""What tells where an element ends, and escapes, so that no quote in a text is taken for its end."""
 
 
 class StrictJson:
@@ -66,7 +71,10 @@ class ListReader:
         return self._next_character() == ""
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises json.JSONDecodeError (its line that of the file), RecursionError, or DataError for what is too long."""
+        """`TOO_LONG` in place of elements beyond the limit.
+
+        Raises json.JSONDecodeError (its line that of the file), RecursionError, or DataError for such an element without an end.
+        """
         self._at += 1
         if self._next_character() != "]":
             while True:
@@ -91,15 +99,33 @@ class ListReader:
                     raise self._mistake(error.msg, error.pos) from None
             else:
                 if end < len(self._text) - NEAR or self._end:  # a number may go on in what is not yet read
+                    whole = end - self._at <= self.limit
                     self._at = end
-                    return value
-            if len(self._text) - self._at > self.limit:
-                raise DataError(
-                    f"{self.name} line {self._line(self._at)}: the row that begins here never ends, or is longer than "
-                    f"{self.limit:,} characters.",
-                    "Split the row, or mend the JSON there.",
-                )
+                    return value if whole else TOO_LONG
+            if len(self._text) - self._at > self.limit + NEAR:  # whatever is within the limit would have been certain
+                self._pass_by()
+                return TOO_LONG
             self._read()
+
+    def _pass_by(self) -> None:
+        """Go to what follows an element, by quotes and brackets alone: never more in memory than a chunk of it."""
+        begins, depth, in_text = self._line(self._at), 0, False
+        while not self._end:
+            for mark in _MARKS.finditer(self._text, self._at):
+                sign, self._at = mark[0], mark.end()
+                if sign == '"':
+                    in_text = not in_text
+                elif not in_text and sign in "[{":
+                    depth += 1
+                elif not in_text and depth == 0 and sign in ",]}":
+                    self._at = mark.start()
+                    return
+                elif not in_text and sign in "]}":
+                    depth -= 1
+            cut = self._text.endswith("\\", self._at)  # its other half is yet to be read
+            self._at = len(self._text) - cut
+            self._read()
+        raise DataError(f"{self.name} line {begins}: the row that begins here never ends.", "Mend the JSON there.")
 
     def _next_character(self) -> str:
         """The next character that is not white space, or nothing at the end."""

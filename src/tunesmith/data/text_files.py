@@ -13,12 +13,14 @@ from typing import Any, TextIO
 from tunesmith.data.bad_rows import OnBadRow
 from tunesmith.data.csv_files import csv_rows
 from tunesmith.data.lines import BOM, Lines, is_utf8
-from tunesmith.data.row import ROW_LIMIT, Row
-from tunesmith.data.strict_json import ListReader, StrictJson
+from tunesmith.data.row import ROW_LIMIT, Row, too_long
+from tunesmith.data.strict_json import TOO_LONG, ListReader, StrictJson
 from tunesmith.data.text import kind_of, listed
 from tunesmith.errors import DataError, RowError
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+MESSAGES = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+"""Keys that make an object a message."""
 ROW_EXAMPLE = 'Write rows such as {"prompt": …, "completion": …}.'
 
 
@@ -128,6 +130,8 @@ def _rows(values: Any, decoder: StrictJson, path: Path, bad: OnBadRow) -> Iterat
     for number, value in enumerate(values, 1):
         where = f"{path} row {number}"
         try:
+            if value is TOO_LONG:
+                raise too_long(where)
             if decoder.problem:
                 raise RowError(f"{where} is not JSON: {decoder.problem}.", "Mend the JSON there.")
             row = Row(_object(value, where), where)
@@ -145,7 +149,7 @@ def _list_within(text: str, decoder: StrictJson, path: Path) -> list[Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {kind_of(content)}, not a list of rows.", "Write a list of objects.")
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
-    spoken = any(isinstance(item, dict) and {"role", "from"} & set(item) for value in lists.values() for item in value)
+    spoken = any(_is_message(value[0]) for value in lists.values() if value)
     if not spoken and len(lists) > 1:
         _refuse_lists(lists, path)
     if content and all(isinstance(value, dict) for value in content.values()):
@@ -154,6 +158,11 @@ def _list_within(text: str, decoder: StrictJson, path: Path) -> list[Any]:
             "Write a list of objects, each with all columns of its row (in pandas: orient='records').",
         )
     return [content] if spoken or len(lists) != 1 else next(iter(lists.values()))
+
+
+def _is_message(item: Any) -> bool:
+    """Whether a list that begins with this is a conversation, not rows, which may well have a column ``from`` or ``role``."""
+    return isinstance(item, dict) and any(keys <= item.keys() for keys in MESSAGES)
 
 
 def _refuse_lists(lists: dict[str, list[Any]], path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.adapter import ADAPTER
+from tunesmith.base.disk import sync
 
 
 def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
@@ -26,7 +27,9 @@ def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
         files = sorted(Path(made).iterdir(), key=lambda p: p.suffix == ".safetensors")
         for file in files:
             if file.name != "README.md":  # peft's card; the run writes its own
-                _move(file, folder / file.name)
+                sync(file)
+                os.replace(file, folder / file.name)
+    sync(folder)
 
 
 def _sort_targets(path: Path) -> None:
@@ -35,9 +38,3 @@ def _sort_targets(path: Path) -> None:
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _move(file: Path, place: Path) -> None:
-    with file.open("r+b") as written:
-        os.fsync(written.fileno())
-    os.replace(file, place)

@@ -18,7 +18,7 @@ from tunesmith.base.adapter import ADAPTER
 from tunesmith.errors import AdapterError, ModelError
 from tunesmith.export.families import ARCHITECTURES
 from tunesmith.export.gguf_hyperparameters import add_hyperparameters, rope_tensors
-from tunesmith.export.gguf_vocabulary import add_vocabulary
+from tunesmith.export.gguf_vocabulary import STOPS, add_vocabulary, stop_tokens
 from tunesmith.export.merge import Merged, Watch, check_room, merged_tensors
 
 PERMUTED = {"llama", "granite"}
@@ -77,10 +77,10 @@ def write_model(
     names = _Names(base.config)
     writer = gguf.GGUFWriter(out, names.architecture)
     parts = {names.of(key): (key, shape, make) for key, shape, make in merged_tensors(peft_model, merge)}
+    parts |= {name: (name, values.shape, partial(torch.from_numpy, values)) for name, values in rope_tensors(base).items()}
     if base_file is not None:
         _take_over(base_file, writer, tokenizer, stop_ids, set(parts))
     else:
-        parts |= {name: (name, values.shape, partial(torch.from_numpy, values)) for name, values in rope_tensors(base).items()}
         add_hyperparameters(writer, base)
         add_vocabulary(writer, tokenizer, base.get_input_embeddings().weight.shape[0], stop_ids)
     writer.add_file_type(_file_type(kind))
@@ -108,15 +108,17 @@ def _write_tensors(writer: Any, parts: dict[str, Merged], names: "_Names", kind:
 
 
 def _take_over(base_file: Path, writer: Any, tokenizer: Any, stop_ids: list[int], names: set[str]) -> None:
-    """Metadata of the file the base came from, but for the template and the stop token, which are those that were trained."""
+    """Metadata of the file the base came from, but for the template and the stop tokens, which are those that were trained."""
     import gguf
 
     reader = gguf.GGUFReader(base_file)
-    strange = {tensor.name for tensor in reader.tensors if tensor.name not in names and tensor.name != "rope_freqs.weight"}
+    plain = {tensor.name for tensor in reader.tensors if tensor.name == "rope_freqs.weight" and (tensor.data == 1).all()}
+    strange = {tensor.name for tensor in reader.tensors} - names - plain
     if strange:
         raise ModelError(f"{base_file} has {min(strange)}, and the merged model has not.", "Export from the run's own base.")
     own = ("GGUF.", "general.architecture", "general.quantization_version", "general.file_type", "quantize.", "split.")
-    settings = {"tokenizer.chat_template": tokenizer.chat_template, "tokenizer.ggml.eos_token_id": stop_ids[0]}
+    given = {key: reader.fields[key].contents() for key in STOPS if key in reader.fields}
+    settings = {"tokenizer.chat_template": tokenizer.chat_template, **stop_tokens(stop_ids, given)}
     for field in reader.fields.values():
         if not field.name.startswith(own):
             kind, inner = field.types[0], field.types[-1] if len(field.types) > 1 else None
@@ -157,12 +159,17 @@ class _Names:
         self.map = gguf.get_tensor_name_map(number, text.num_hidden_layers)
         self.heads = text.num_attention_heads
         self.key_heads = getattr(text, "num_key_value_heads", None) or self.heads
+        self.given: dict[str, str] = {}
 
     def of(self, key: str) -> str:
-        """GGUF's name of a tensor."""
+        """GGUF's name of a tensor. Raises AdapterError if it has none of its own."""
         name: str | None = self.map.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise AdapterError(f"{key} has no name in a GGUF file of architecture {self.architecture}.", "Use `tunesmith merge`.")
+        if (other := self.given.setdefault(name, key)) != key:
+            raise AdapterError(
+                f"{key} and {other} have one name in a GGUF file, {name}: one would be lost.", "Use `tunesmith merge`."
+            )
         return name
 
     def ordered(self, path: str, rows: NDArray[Any]) -> NDArray[Any]:

@@ -87,11 +87,11 @@ def _add_rope(writer: Any, config: Any, rotary: Any) -> None:
 def rope_tensors(model: Any) -> dict[str, NDArray[Any]]:
     """Names and values, fp32 ``[head_dim / 2]``, of what each rotary frequency is divided by, where frequencies are not all
     treated alike."""
-    rope, rotary = model.config.rope_parameters, model.model.rotary_emb
-    if rope["rope_type"] == "longrope":
+    rope: dict[str, Any] = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
         return {f"rope_factors_{which}.weight": np.array(rope[f"{which}_factor"], np.float32) for which in ("long", "short")}
-    if rope["rope_type"] != "llama3":
+    if rope.get("rope_type") != "llama3":
         return {}
-    turned = rotary.inv_freq.double().cpu().numpy()
+    turned = model.model.rotary_emb.inv_freq.double().cpu().numpy()
     plain = rope["rope_theta"] ** (-np.arange(len(turned)) / len(turned))
     return {"rope_freqs.weight": (plain / turned).astype(np.float32)}

@@ -3,7 +3,7 @@ not by its name."""
 
 from typing import Any
 
-from tunesmith.base.gguf_split import SPLITS, TAKEN_WHOLE, TEXTS, split_text, words_of
+from tunesmith.base.gguf_split import SPLITS, TAKEN_WHOLE, splitter, words_of
 from tunesmith.errors import ModelError
 
 
@@ -13,8 +13,8 @@ def pre_tokenizer_of(tokenizer: Any) -> str:
     Raises:
         ModelError: it splits, or changes, some of the texts as none does that llama.cpp knows.
     """
-    words = [words_of(tokenizer, text) for text in TEXTS]
-    alike = [name for name, split in SPLITS.items() if all(split_text(split, text) == found for text, found in zip(TEXTS, words))]
+    words = words_of(tokenizer.pre_tokenizer, tokenizer.normalizer)
+    alike = [name for name, split in SPLITS.items() if words_of(splitter(split)) == words]
     whole = bool(getattr(tokenizer.model, "ignore_merges", False))
     for name in alike:
         if (name in TAKEN_WHOLE) == whole:

@@ -17,6 +17,8 @@ from tunesmith.export.gguf_pre_tokenizer import pre_tokenizer_of
 SPACE = "\u2581"
 """What SentencePiece writes for a space."""
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+STOPS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"))
+"""Keys of tokens at which llama.cpp stops. The last three are of filling in, but it stops at them whatever it does."""
 NOT_STRIPPED = {"<unk>", "<s>", "<|endoftext|>"}
 """Tokens after which llama.cpp keeps white space in a model called Phi-3; after all other special ones it drops it there."""
 
@@ -53,6 +55,23 @@ def add_vocabulary(writer: Any, tokenizer: Any, rows: int, stop_ids: Sequence[in
     _add_stripping(writer, added)
 
 
+def stop_tokens(stop_ids: Sequence[int], given: Mapping[str, int]) -> dict[str, int]:
+    """Tokens that end an answer by their keys in GGUF. given: those a file has already, which are kept, the first apart.
+
+    Raises:
+        ModelError: there are more tokens than keys.
+    """
+    named = {**given, STOPS[0]: stop_ids[0]}
+    free = [key for key in STOPS if key not in named]
+    more = [token for token in dict.fromkeys(stop_ids) if token not in named.values()]
+    if len(more) > len(free):
+        raise ModelError(
+            f"{len(named) + len(more)} tokens end something in this base, and llama.cpp stops at {len(STOPS)} at most.",
+            "Use `tunesmith merge` for transformers and vLLM.",
+        )
+    return named | dict(zip(free, more))
+
+
 def _unlike(why: str) -> ModelError:
     return ModelError(
         f"llama.cpp would not make the same tokens as this base's tokenizer: {why}.",
@@ -84,10 +103,11 @@ def _add_special(writer: Any, tokenizer: Any, prompt: str, stop_ids: Sequence[in
     unless that has it already: not to be told where the tokenizer does it and the template, which the model was trained with, does
     not."""
     named = {"bos": tokenizer.bos_token_id, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
-    named |= dict(zip(("eos", "eot", "eom"), stop_ids))
     for name, token in named.items():
         if token is not None:
             getattr(writer, f"add_{name}_token_id")(token)
+    for key, token in stop_tokens(stop_ids, {}).items():
+        writer.add_uint32(key, token)
     adds = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     writer.add_add_bos_token(adds and prompt.startswith(tokenizer.bos_token))
     writer.add_add_eos_token(False)

@@ -149,6 +149,7 @@ def _merged(module: Any, name: str) -> Tensor:
 
 
 def _write_shards(tensors: list[Merged], folder: Path, dtype: torch.dtype, watch: Watch) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     shards, size = [list[Merged]()], 0
@@ -166,7 +167,12 @@ def _write_shards(tensors: list[Merged], folder: Path, dtype: torch.dtype, watch
             made[name], weight_map[name] = make().to("cpu", dtype).contiguous(), file
             done += 1
             watch(done, len(tensors))
-        save_file(made, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(made, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # a disk that became full, among others
+            raise MachineError(
+                f"{folder / file} could not be written: {error}.", "Free some space, or write to another disk."
+            ) from error
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(_bytes(tensor, dtype) for tensor in tensors)}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,6 @@
 """A Modelfile for Ollama: the file, the template it was trained with, and where answers end."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 TURNS = {
@@ -17,9 +16,8 @@ TURNS = {
 Render = Callable[[list[dict[str, Any]]], str]
 
 
-def write_modelfile(path: Path, model: str, render: Render, bos: str, stops: list[str]) -> bool:
-    """Write the Modelfile; returns whether the template could be written in Ollama's language. Where it could not, Ollama takes
-    the one it recognises in the file itself.
+def modelfile(model: str, render: Render, bos: str, stops: list[str]) -> str:
+    """The text of a Modelfile. Where Ollama's language cannot say the template, it takes the one it recognises in the file itself.
 
     Args:
         model: name of the GGUF file beside it. render: text of messages that wait for the assistant. bos: token a
@@ -34,8 +32,7 @@ def write_modelfile(path: Path, model: str, render: Render, bos: str, stops: lis
         if system:
             lines.append(f'SYSTEM """{system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return found is not None
+    return "\n".join(lines) + "\n"
 
 
 def _template(render: Render, bos: str) -> tuple[str, str, str] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tunesmith.base.context import context_of, positions_of
 from tunesmith.data.render import Renderer
 from tunesmith.generate.engine import Decoder, Sampling, generate
 from tunesmith.generate.text_stream import TextStream
@@ -19,8 +20,7 @@ class Session:
     @property
     def context(self) -> int:
         """Tokens the model can see, prompt and answer together."""
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return min(positions or 2**31, self.renderer.tokenizer.model_max_length)
+        return context_of(positions_of(self.model.config), self.renderer.tokenizer)
 
     def answer(
         self,

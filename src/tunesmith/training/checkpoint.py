@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.base.disk import check_room, sync, write_durably
 from tunesmith.errors import RunError
-from tunesmith.training.disk import check_room, sync_folder, write_durably
 from tunesmith.training.state import Best, Position, State, Tensors
 
 FORMAT = 1
@@ -61,9 +61,9 @@ def save_checkpoint(root: Path, state: State, origin: Mapping[str, Any], metrics
         made.mkdir()
         for name, content in files.items():
             write_durably(made / name, content)
-        sync_folder(made)
+        sync(made)
         os.rename(made, place)
-        sync_folder(root)
+        sync(root)
     except OSError:
         shutil.rmtree(made, ignore_errors=True)
         raise
@@ -82,7 +82,7 @@ def keep_newest(root: Path, limit: int) -> None:
     for path in old:
         os.rename(path, _doomed(path))
     if old:
-        sync_folder(root)
+        sync(root)
     for path in old:
         shutil.rmtree(_doomed(path), ignore_errors=True)
 
