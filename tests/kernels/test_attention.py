@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tunesmith.kernels.attention import (
-    _Gather,
-    _Scatter,
+    _Pad,
+    _Unpad,
     segment_attention,
     segment_attention_plain,
 )
-from tunesmith.kernels.segments import PADDING_TOLERANCE, Segments, segment_positions
+from tunesmith.kernels.segments import PADDING_TOLERANCE, Segments, _bucket, segment_positions
 
 LAYOUTS = {
     "one document": ([5], [-1]),
@@ -205,14 +205,14 @@ def test_positions_continue_from_the_prefix():
     assert segment_positions(segments).tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
 
 
-@pytest.mark.parametrize("slots", [[0, 2, 5], [4, 1, 3], [0, 1, 2, 3, 4, 5]])
-def test_scatter_and_gather_are_inverse_and_differentiable_twice(slots):
-    index = torch.tensor(slots)
-    rows = torch.randn(len(slots), 2, dtype=torch.float64, requires_grad=True)
-    slotted = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(_Gather.apply(_Scatter.apply(rows, index, 6), index), rows)
-    empty = [slot for slot in range(6) if slot not in slots]
-    assert torch.equal(_Scatter.apply(rows, index, 6)[empty], torch.zeros(len(empty), 2, dtype=torch.float64))
-    for function, argument in ((lambda t: _Scatter.apply(t, index, 6), rows), (lambda t: _Gather.apply(t, index), slotted)):
-        assert torch.autograd.gradcheck(function, argument)
-        assert torch.autograd.gradgradcheck(function, argument)
+@pytest.mark.parametrize("lengths", [(3, 2), (1, 4, 2), (5, 1, 1, 3)])
+def test_documents_are_padded_with_their_own_tokens_and_come_back_as_they_were(lengths):
+    bucket = _bucket(lengths, 0, None, "cpu")
+    rows = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
+    padded = _Pad.apply(rows, bucket.source, bucket.valid)
+    assert torch.equal(_Unpad.apply(padded, bucket.valid), rows)
+    for document, slots in zip(rows.split(lengths), padded.view(len(lengths), max(lengths), 2)):
+        assert torch.equal(slots[: len(document)], document)
+        assert (slots[len(document) :] == document[-1]).all()
+    assert torch.autograd.gradcheck(lambda t: _Unpad.apply(_Pad.apply(t, bucket.source, bucket.valid), bucket.valid).square(), rows)
+    assert torch.autograd.gradcheck(lambda t: _Unpad.apply(t, bucket.valid), padded.detach().requires_grad_())

@@ -12,9 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tunesmith.base import disk
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
-from tunesmith.training import disk
 from tunesmith.training.checkpoint import (
     checkpoints,
     keep_newest,

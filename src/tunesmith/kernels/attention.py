@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.fused_attention import FusedAttention, is_fused, rotates_inside
 from tunesmith.kernels.rope import rotary
@@ -153,39 +154,41 @@ def _rows(flat: Tensor, part: slice) -> Tensor:
 def _pad(flat: Tensor, bucket: Bucket) -> Tensor:
     """``[tokens, H, D]`` to ``[n, S, H, D]``."""
     if bucket.valid is not None:
-        flat = _Scatter.apply(flat, bucket.valid, bucket.count * bucket.length)
+        flat = _Pad.apply(flat, bucket.source, bucket.valid)
     return flat.reshape(bucket.count, bucket.length, *flat.shape[1:])
 
 
 def _unpad(padded: Tensor, bucket: Bucket) -> Tensor:
     """``[n, S, H, D]`` to ``[tokens, H, D]``."""
     flat = padded.reshape(bucket.count * bucket.length, *padded.shape[2:])
-    return flat if bucket.valid is None else _Gather.apply(flat, bucket.valid)
+    return flat if bucket.valid is None else _Unpad.apply(flat, bucket.valid)
 
 
-class _Scatter(torch.autograd.Function):
-    """Rows to slots of a larger zero tensor. Slots are distinct, so the gradient is a plain gather (autograd's own
-    indexing would accumulate, on one thread)."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, slots: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(slots)
-        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, slots, rows)
+# Slots are distinct, so both gradients are plain copies (autograd's own indexing would accumulate, on one thread).
+class _Pad(torch.autograd.Function):
+    """Rows to the slots of padded documents. What stands past a document's end has no gradient: no query that counts sees it."""
 
     @staticmethod
+    def forward(ctx: Any, rows: Tensor, source: Tensor, valid: Tensor) -> Tensor:
+        ctx.save_for_backward(valid)
+        return rows.index_select(0, source)
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Gather.apply(grad, ctx.saved_tensors[0]), None, None
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
 
 
-class _Gather(torch.autograd.Function):
-    """Rows from distinct slots: the inverse of `_Scatter`."""
-
-    @staticmethod
-    def forward(ctx: Any, slotted: Tensor, slots: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
-        ctx.size = slotted.shape[0]
-        return slotted.index_select(0, slots)
+class _Unpad(torch.autograd.Function):
+    """The rows of padded documents that hold a token."""
 
     @staticmethod
+    def forward(ctx: Any, padded: Tensor, valid: Tensor) -> Tensor:
+        ctx.save_for_backward(valid)
+        ctx.size = padded.shape[0]
+        return padded.index_select(0, valid)
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Scatter.apply(grad, ctx.saved_tensors[0], ctx.size), None
+        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None

@@ -21,13 +21,15 @@ class Bucket:
     """Consecutive documents of the flat array that share a prefix and have like lengths.
 
     tokens: their slice of the flat array. count: n. length: S. valid: flat slots of ``n * S`` that hold a token, int64
-    ``[tokens]``, or None when every document has length S. prefix: the slice of the flat array they all continue.
+    ``[tokens]``; source: for every slot a token of the slice to fill it, int64 ``[n * S]``; both None when every document has
+    length S. prefix: the slice of the flat array they all continue.
     """
 
     tokens: slice
     count: int
     length: int
     valid: Tensor | None
+    source: Tensor | None
     prefix: slice | None
 
 
@@ -96,12 +98,15 @@ class Segments:
 
 
 def _bucket(lengths: Sequence[int], start: int, prefix: slice | None, device: torch.device | str) -> Bucket:
-    padded = max(lengths)
-    valid = None
+    padded, size = max(lengths), torch.tensor(lengths)
+    valid = source = None
     if min(lengths) != padded:
-        slots = [row * padded + column for row, length in enumerate(lengths) for column in range(length)]
-        valid = torch.tensor(slots, device=device)
-    return Bucket(slice(start, start + sum(lengths)), len(lengths), padded, valid, prefix)
+        place = torch.arange(padded)
+        first = size.cumsum(0) - size
+        valid = (place < size[:, None]).flatten().nonzero()[:, 0].to(device)
+        # Past its end a document's last token is repeated: nothing that counts looks there, so any number will do.
+        source = (first[:, None] + place.minimum(size[:, None] - 1)).flatten().to(device)
+    return Bucket(slice(start, start + sum(lengths)), len(lengths), padded, valid, source, prefix)
 
 
 def segment_positions(segments: Segments) -> Tensor:
