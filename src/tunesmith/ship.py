@@ -71,6 +71,8 @@ def export_gguf(
         AdapterError: the family or the adapter's kind has no place in such a file.
     """
     place, folder = Path(out), load(run).folder
+    if ollama and place.name == "Modelfile":
+        raise RunError("The model cannot be called Modelfile: that file goes beside it.", f"Name it {place.with_name('out.gguf')}")
     with plain_disk_errors(place), made_whole(place) as made:
         watch(Note("Loading the run"))
         session = open_session(folder, lean=False)

@@ -122,7 +122,12 @@ ODD = {
         {"llama__rope__scaling__type": ("yarn", TEXT), "llama__rope__scaling__yarn_log_multiplier": (0.1, DECIMAL)},
         r"rope\.scaling\.type is yarn",
     ),
-    "half turned": ({"llama__rope__dimension_count": (8, NUMBER)}, "8 of 16 numbers of a head are turned"),
+    "half turned": ({"llama__rope__dimension_count": (8, NUMBER)}, "8 of 16 numbers of a head are rotated"),
+    "louder": ({"llama__rope__scaling__attn_factor": (3.0, DECIMAL)}, r"rope\.scaling\.attn_factor is 3"),
+    "long without factors": (
+        {"llama__rope__scaling__type": ("longrope", TEXT), "llama__rope__scaling__factor": (4.0, DECIMAL)},
+        r"rope\.scaling\.type is longrope",
+    ),
     "no heads": ({"llama__attention__head_count": (0, NUMBER)}, "cannot be read as a model"),
     "text for a number": ({"llama__block_count": ("two", TEXT)}, "cannot be read as a model: .*expected int, got str"),
 }  # fmt: skip

@@ -1,10 +1,14 @@
 """Proves that a kept 4-bit base is the base to the bit, follows its model's files, and is only ever a convenience."""
 
 import os
+import resource
 import shutil
+import signal
+import threading
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunesmith.base import quantised
 from tunesmith.base.catalog import resolve
@@ -25,10 +29,14 @@ def _load(folder, **settings):
     compute = choose_compute(recipe)
     model = load_model(resolve(str(folder)), recipe, compute)
     copy = quantised.copy_of(resolve(str(folder)), recipe, compute.dtype, "cpu")
-    for thread in quantised.threading.enumerate():
+    _wait_for_copies()
+    return model, copy
+
+
+def _wait_for_copies():
+    for thread in threading.enumerate():
         if thread.name == "keep the 4-bit base":
             thread.join()
-    return model, copy
 
 
 def _same(one, other):
@@ -74,6 +82,33 @@ def test_nothing_is_kept_if_so_asked_or_if_the_weights_are_not_in_4_bits(folder,
     assert _load(folder, cache_base=False)[1] is None
     assert _load(folder, load_in_4bit=False)[1] is None
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_biases_that_are_trained_later_are_kept_as_they_were(folder, tmp_path):
+    config = AutoConfig.from_pretrained(folder, attention_bias=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    recipe = Recipe.of({"model_name_or_path": str(folder), "device": "cpu"})
+    started, begun = threading.Event(), quantised._on_host
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantised, "_on_host", lambda tensors: (started.wait(), begun(tensors))[1])
+        model = load_model(resolve(str(folder)), recipe, choose_compute(recipe))
+        with torch.no_grad():
+            model.model.layers[0].self_attn.q_proj.bias.add_(7)
+        started.set()
+        _wait_for_copies()
+    again, _ = _load(folder)
+    assert float(again.model.layers[0].self_attn.q_proj.bias.abs().max()) < 1
+
+
+def test_a_disk_that_ends_while_it_is_written_costs_the_copy_and_says_nothing(folder):
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+        _, copy = _load(folder)  # an error in the thread would be pytest's
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(copy.parent.iterdir()) == []
 
 
 def test_a_full_disk_costs_the_copy_and_nothing_else(folder, monkeypatch):

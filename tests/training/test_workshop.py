@@ -73,6 +73,24 @@ def test_what_another_process_is_making_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(workshop.fcntl is None, reason="a system without these locks")
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-out").write_text("somebody's")
+    with pytest.raises(RunError, match=r"\.tmp-out is in the way"), made_whole(tmp_path / "out"):
+        pass
+    assert (tmp_path / ".tmp-out").read_text() == "somebody's"
+
+
+def test_processes_at_one_place_at_once_are_refused_or_served(tmp_path: Path) -> None:
+    """Each tries a thousand times; a raw error would end it with another code."""
+    tries = (
+        "import sys, pathlib, contextlib\nfrom tunesmith.errors import RunError\n"
+        "from tunesmith.training.workshop import workshop\n"
+        "for _ in range(1000):\n    with contextlib.suppress(RunError), workshop(pathlib.Path(sys.argv[1])):\n        pass\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", tries, str(tmp_path / "out")], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [(b"", 0)] * 3
+
+
 @pytest.mark.parametrize("moment", ["open", "flock"], ids=["before it is opened", "before it is locked"])
 def test_a_workshop_that_another_process_leaves_just_now_is_not_taken_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -64,7 +64,8 @@ def plain_disk_errors(place: Path) -> Iterator[None]:
         if error.errno is None or isinstance(error, BrokenPipeError):  # a library's own; a terminal that is gone
             raise
         if error.errno in FULL:
-            disk = next(path for path in (place.absolute(), *place.absolute().parents) if path.is_dir())
+            full = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place).absolute()
+            disk = next(path for path in (full, *full.parents) if path.is_dir())
             free = shutil.disk_usage(disk).free
             what = f"The disk is full: {error.filename or place} could not be written, {free:,} bytes are free."
             raise RunError(what, f"Free some space{_then(place)}.") from error

@@ -1,5 +1,6 @@
 """What a GGUF file says of a model and transformers leaves out when it reads one: the size of heads, windows, biases, and how
-rotary embeddings are stretched. Without it, another model would be trained than llama.cpp runs from the same file.
+rotary embeddings are stretched. Without it, another model would be trained than the file holds. (llama.cpp itself leaves Phi-3's
+window out: beyond it, it answers otherwise than the original.)
 
 Keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -61,11 +62,11 @@ def completed(config: Any, facts: Facts) -> Any:
     for key, tensor in (("attention_bias", "blk.0.attn_q.bias"), ("mlp_bias", "blk.0.ffn_up.bias")):
         if hasattr(config, key):
             changes[key] = tensor in facts.tensors
-    turned = facts.get("rope.dimension_count") or head
+    rotated = facts.get("rope.dimension_count") or head
     if config.model_type == "phi3":
-        changes["rope_parameters"] = config.rope_parameters | {"partial_rotary_factor": turned / head}
-    elif turned != head:
-        raise _unknown(facts, f"{turned} of {head} numbers of a head are turned")
+        changes["rope_parameters"] = config.rope_parameters | {"partial_rotary_factor": rotated / head}
+    elif rotated != head:
+        raise _unknown(facts, f"{rotated} of {head} numbers of a head are rotated")
     return _stretched(_with(config, changes), facts)
 
 
@@ -85,34 +86,44 @@ def _stretched(config: Any, facts: Facts) -> Any:
     """The config with the file's rotary embeddings. What the file does not say is what llama.cpp takes for granted then."""
     kind = facts.get("rope.scaling.type") or "linear"
     factor = facts.get("rope.scaling.factor") or facts.get("rope.scale_linear") or 1.0
+    loudness = facts.get("rope.scaling.attn_factor") or 1.0
     original = facts.get("rope.scaling.original_context_length") or config.max_position_embeddings
     divisors, long, short = (facts.vector(f"rope_{which}.weight") for which in ("freqs", "factors_long", "factors_short"))
-    if kind not in ("none", "linear", "yarn", "longrope") or (kind == "yarn" and facts.say("rope.scaling.yarn_")):
-        raise _unknown(facts, f"rope.scaling.type is {kind}, and that in a way of its own")
+    _check_scaling(facts, kind, factor, loudness, long is not None and short is not None)
     if divisors is not None and (divisors != 1).any():
-        made = _turned(config, **LLAMA3, factor=float(divisors.max()))
-        if factor != 1 or not _turns_as(made, divisors):
+        made = _with_rope(config, **LLAMA3, factor=float(divisors.max()))
+        if factor != 1 or not _divides_by(made, divisors):
             raise _unknown(facts, "rope_freqs.weight is not as in Llama 3")
         return made
     if long is not None and short is not None:
-        factors = {"long_factor": long.tolist(), "short_factor": short.tolist()}
-        return _turned(config, rope_type="longrope", **factors, original_max_position_embeddings=original)
+        factors = {"long_factor": long.tolist(), "short_factor": short.tolist(), "attention_factor": float(loudness)}
+        return _with_rope(config, rope_type="longrope", **factors, original_max_position_embeddings=original)
     if kind == "yarn" and factor != 1:
-        return _turned(config, rope_type=kind, factor=factor, original_max_position_embeddings=original)
-    return _turned(config, rope_type=kind, factor=factor) if kind == "linear" and factor != 1 else config
+        return _with_rope(config, rope_type=kind, factor=factor, original_max_position_embeddings=original)
+    return _with_rope(config, rope_type=kind, factor=factor) if kind == "linear" and factor != 1 else config
 
 
-def _turned(config: Any, **rope: Any) -> Any:
+def _check_scaling(facts: Facts, kind: str, factor: float, loudness: float, each: bool) -> None:
+    """Raises ModelError for a kind that is not known. each: whether the file has a factor for each frequency."""
+    if kind not in ("none", "linear", "yarn", "longrope") or (kind == "yarn" and facts.say("rope.scaling.yarn_")):
+        raise _unknown(facts, f"rope.scaling.type is {kind}, and that in a way of its own")
+    if kind == "longrope" and (factor != 1 or not each):
+        raise _unknown(facts, "rope.scaling.type is longrope, and there is no rope_factors_long.weight or a factor besides")
+    if loudness != 1 and not each:
+        raise _unknown(facts, f"rope.scaling.attn_factor is {loudness}")
+
+
+def _with_rope(config: Any, **rope: Any) -> Any:
     """The config with these settings of rotary embeddings, also where it has them beside, as Phi-3's the original length."""
     beside = {key: value for key, value in rope.items() if hasattr(config, key)}
     return _with(config, beside | {"rope_parameters": config.rope_parameters | rope})
 
 
-def _turns_as(config: Any, divisors: NDArray[Any]) -> bool:
+def _divides_by(config: Any, divisors: NDArray[Any]) -> bool:
     """Whether the frequencies of a config's rotary embeddings are the plain ones divided by these."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rope = config.rope_parameters
-    turned = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")[0].double().numpy()
-    plain = rope["rope_theta"] ** (-np.arange(len(turned)) / len(turned))
-    return len(turned) == len(divisors) and bool(np.allclose(plain / turned, divisors, rtol=1e-3))
+    frequencies = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")[0].double().numpy()
+    plain = rope["rope_theta"] ** (-np.arange(len(frequencies)) / len(frequencies))
+    return len(frequencies) == len(divisors) and bool(np.allclose(plain / frequencies, divisors, rtol=1e-3))

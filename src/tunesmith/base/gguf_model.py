@@ -70,7 +70,7 @@ def _size(shape: Iterable[int]) -> str:
 def _check(model: Any, loading: dict[str, Any], facts: Facts) -> None:
     """Raises ModelError if what was loaded is not what the file holds."""
     if missing := loading["missing_keys"]:
-        raise ModelError(f"{facts.file} has no {min(missing)}, and this {model.config.model_type} needs it.", "Download it again.")
+        raise ModelError(f"{facts.file} has no {min(missing)}, and this {model.config.model_type} needs it.", OTHER_FORM)
     if unlike := loading["mismatched_keys"]:
         name, there, wanted = min(unlike)
         heads = f" with heads of {head}" if (head := facts.get("attention.key_length")) else ""

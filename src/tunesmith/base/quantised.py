@@ -53,12 +53,12 @@ def _identity(source: ModelSource) -> Any:
 
 def store(model: Any, folder: Path) -> threading.Thread | None:
     """Write a copy of a freshly loaded 4-bit model into ``folder``, in the background, from the tensors it has now, which are
-    frozen; None if it is not worth a copy or there is no room."""
+    frozen but for biases; None if it is not worth a copy or there is no room."""
     tensors, seen = {}, set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in seen:  # tied weights are stored once
             seen.add(tensor.data_ptr())
-            tensors[name] = tensor.detach()
+            tensors[name] = tensor.detach().clone() if name.endswith("bias") else tensor.detach()
     size = sum(tensor.nbytes for tensor in tensors.values())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,13 +76,15 @@ def store(model: Any, folder: Path) -> threading.Thread | None:
 
 
 def _on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """On a stream of its own: the default one would make whoever works there wait for two gigabytes."""
+    """Copies, each original being let go. On a stream of its own: the default one would make whoever works there wait for two
+    gigabytes."""
     on_gpu = any(tensor.is_cuda for tensor in tensors.values())
     with torch.cuda.stream(torch.cuda.Stream()) if on_gpu else nullcontext():
-        return {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
+        return {name: tensors.pop(name).to("cpu").contiguous() for name in list(tensors)}
 
 
 def _write(tensors: dict[str, torch.Tensor], settings: str, generation: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
@@ -96,7 +98,7 @@ def _write(tensors: dict[str, torch.Tensor], settings: str, generation: Any, fol
         if generation is not None:
             generation.save_pretrained(made)
         made.rename(folder)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, SafetensorError):
         pass  # a full disk, another process that was faster, a GPU with no room for a stream: the copy is a convenience
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -164,9 +164,9 @@ def _unpad(padded: Tensor, bucket: Bucket) -> Tensor:
     return flat if bucket.valid is None else _Unpad.apply(flat, bucket.valid)
 
 
-# Slots are distinct, so both gradients are plain copies (autograd's own indexing would accumulate, on one thread).
 class _Pad(torch.autograd.Function):
-    """Rows to the slots of padded documents. What stands past a document's end has no gradient: no query that counts sees it."""
+    """Rows to the slots of padded documents. What stands past a document's end has no gradient: no query that counts sees it. So
+    the gradient is a plain copy, where autograd's own indexing would accumulate, on one thread."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, source: Tensor, valid: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """The rows of padded documents that hold a token."""
+    """The rows of padded documents that hold a token. Their slots are distinct: the gradient is a plain copy, too."""
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, valid: Tensor) -> Tensor:

@@ -126,13 +126,13 @@ def _micro_batch(recipe: Recipe, packs: Sequence[Pack], way: Way) -> tuple[int, 
 
 
 def _padded(packs: Sequence[Pack], tokens: int, labels: int, way: Way) -> tuple[int, int]:
-    """What a GPU pads such a micro-batch to. Of split ones, whose packs are not made yet, a whole rung more."""
-    sizes = [Ladder.through(packs[0]).sizes(pack) for pack in packs]
+    """What a GPU pads such a micro-batch to. Of split ones, whose packs are not made yet, a whole rung more, but for tokens
+    of documents that are alike."""
     if way.split == 1:
+        sizes = [Ladder.through(packs[0]).sizes(pack) for pack in packs]
         return max(each.tokens for each in sizes), max(each.labels for each in sizes)
-    if all((len(pack.input_ids), len(pack.targets)) == (each.tokens, each.labels) for pack, each in zip(packs, sizes)):
-        return tokens, labels
-    return math.ceil(tokens * (1 + STEP)), math.ceil(labels * (1 + LABELS * STEP))
+    alike = len({length for pack in packs for length in pack.segments.lengths}) == 1
+    return tokens if alike else math.ceil(tokens * (1 + STEP)), math.ceil(labels * (1 + LABELS * STEP))
 
 
 def _rotates_inside(pack: Pack, shape: Shape, compute: ComputeType) -> bool:

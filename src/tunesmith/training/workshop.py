@@ -49,12 +49,15 @@ def workshop(place: Path) -> Iterator[Path]:
     here = place.with_name(f".tmp-{place.name}")
     with ExitStack() as held:
         while True:
-            here.mkdir(exist_ok=True)
             try:
+                here.mkdir(exist_ok=True)
                 held.enter_context(_locked(here))
                 break
             except FileNotFoundError:
                 pass  # the one that was in it has just removed it
+            except FileExistsError as error:  # also if it was removed while it was looked at
+                if os.path.lexists(here) and not here.is_dir():
+                    raise RunError(f"{here} is in the way.", "Move it away.") from error
             except BlockingIOError as error:
                 raise RunError(f"Another process is making {place}.", "Wait for it to end, or give another name.") from error
         try:
@@ -103,10 +106,10 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                raise
-            # else a disk without locks
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a disk without locks
         if not os.path.samestat(os.fstat(handle), os.stat(path)):  # what was removed can be locked, and by nobody else seen
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield

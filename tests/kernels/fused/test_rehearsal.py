@@ -1,5 +1,9 @@
 """Proves that a rehearsal calls every kernel as it must be called, for families of joined and of separate linears."""
 
+import sys
+import threading
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -27,6 +31,24 @@ def test_every_task_runs(device, changes):
     for task in tasks:
         task()
     assert len(tasks) >= 14
+
+
+@pytest.mark.parametrize("where", ["_forward_tasks", "_training_tasks", None])
+def test_the_interpreter_has_its_turns_back_whatever_happens(device, monkeypatch, where):
+    def broken(*args):
+        raise MemoryError
+
+    if where:
+        monkeypatch.setattr(rehearsal, where, broken)
+    before, pack = sys.getswitchinterval(), Segments.of([12], device=device)
+    with suppress(MemoryError), rehearsal.rehearsal(_widths(groups=(1,)), pack, pack):
+        assert where is None
+        assert sys.getswitchinterval() < before
+        raise MemoryError
+    for thread in threading.enumerate():
+        if thread.name.startswith("compile"):
+            thread.join()
+    assert sys.getswitchinterval() == before
 
 
 def test_an_error_in_a_task_is_left_to_the_one_who_calls_the_kernel(device, monkeypatch):

@@ -59,16 +59,17 @@ def rehearsal(widths: Widths, segments: Segments, probe: Segments) -> Iterator[N
     """
     pool, turn = ThreadPoolExecutor(thread_name_prefix="compile"), sys.getswitchinterval()
     sys.setswitchinterval(min(turn, SHORT_TURN))
+    tasks = [pool.submit(_triton_key)]
     try:
-        key = pool.submit(_triton_key)
         # An error is for the one who calls the kernel for real.
-        soon = [pool.submit(_rehearse, key, task) for task in _forward_tasks(widths, segments, probe)]
-        late = [pool.submit(_rehearse, key, task) for task in _training_tasks(widths, segments)]
-        if turn > SHORT_TURN:
-            pool.submit(_when_done, [*soon, *late], partial(sys.setswitchinterval, turn))
+        soon = [pool.submit(_rehearse, tasks[0], task) for task in _forward_tasks(widths, segments, probe)]
+        tasks += soon
+        tasks += [pool.submit(_rehearse, tasks[0], task) for task in _training_tasks(widths, segments)]
         yield
         wait(soon)
     finally:
+        if turn > SHORT_TURN:
+            pool.submit(_restore_turns, tasks, turn)
         pool.shutdown(wait=False)
 
 
@@ -86,9 +87,10 @@ def _rehearse(key: Future[None], task: Task) -> None:
         task()
 
 
-def _when_done(tasks: Sequence[Future[None]], call: Callable[[], None]) -> None:
+def _restore_turns(tasks: Sequence[Future[None]], seconds: float) -> None:
+    """As long turns as before, once these are done."""
     wait(tasks)
-    call()
+    sys.setswitchinterval(seconds)
 
 
 def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Iterator[Task]:
