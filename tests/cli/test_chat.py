@@ -86,6 +86,13 @@ def base(base_folder: Path) -> Partner:
     return open_partner(str(base_folder), {}, lambda line: None)
 
 
+def test_a_run_that_is_not_there_is_told_at_once_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mine-1").mkdir(parents=True)
+    (tmp_path / "runs" / "mine-1" / "run.yaml").write_text("")
+    with pytest.raises(RunError, match=r"There is no run .*mine-2. There are: .*mine-1"):
+        open_partner(str(tmp_path / "runs" / "mine-2"), {}, lambda line: None)
+
+
 @pytest.fixture(scope="module")
 def tuned(adapter_folder: Path) -> Partner:
     return open_partner(str(adapter_folder), {}, lambda line: None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.cli.settings import add_settings, read_settings
+from tunesmith.cli.settings import add_settings, parse, read_settings
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import Recipe
 
@@ -19,6 +19,11 @@ def said(*arguments: str) -> tuple[Recipe, list[str]]:
     parser, lines = argparse.ArgumentParser(prog="tunesmith train"), []
     add_settings(parser)
     return read_settings(parser, list(arguments), lines.append), lines
+
+
+def test_data_that_were_not_named_are_told() -> None:
+    assert parse("train", "", ["smollm2-135m"])[1] == ["No DATA was given: this is about the bundled yoda sentences"]
+    assert parse("train", "", ["smollm2-135m", "yoda"])[1] == parse("train", "", ["--dataset-name", "yoda"])[1] == []
 
 
 # ---- spellings

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -19,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from tests.serve.conftest import CHAT, Process, question
 
 from tunesmith.cli.main import main
-from tunesmith.errors import MachineError, RunError
+from tunesmith.errors import RunError
 from tunesmith.serve.elsewhere import commands, model_names
-from tunesmith.serve.server import check_extra, check_host, claim_port, read_key
+from tunesmith.serve.server import check_host, claim_port, read_key
 
 KEY = "canary-4f1d0a9e7b6c"
 
@@ -180,11 +181,27 @@ def test_a_key_comes_from_the_environment_or_a_private_file(tmp_path: Path, monk
         read_key(str(tmp_path / "none"))
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else object())
-    with pytest.raises(MachineError, match=r"needs uvicorn, which is not.*pip install 'tunesmith\[serve\]'"):
-        check_extra()
+@pytest.mark.parametrize("missing", ["uvicorn", "starlette", "fastapi"])
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str) -> None:
+    """In a process of its own, where the package cannot be imported whoever asks first."""
+    hidden = (
+        "import sys, importlib.abc\n"
+        "class Hidden(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {missing!r}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        f"util.find_spec = lambda name, *more: None if name == {missing!r} else found(name, *more)\n"
+        "from tunesmith.cli.main import main\n"
+        "sys.exit(main(['serve', 'runs/any']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert f"needs {missing}, which is not installed" in " ".join(done.stderr.split())
+    assert "pip install fastapi starlette uvicorn" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 # ---- the commands for other servers

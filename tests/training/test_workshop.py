@@ -147,7 +147,7 @@ def test_what_is_there_already_is_named_and_left_alone(tmp_path: Path, kind: str
 
 
 def test_a_folder_where_a_file_should_go_asks_for_a_name_in_it(tmp_path: Path) -> None:
-    assert refused(tmp_path, folder=False) == f"{tmp_path} is a folder. Name a file in it: {tmp_path / 'NAME'}"
+    assert refused(tmp_path, folder=False) == f"{tmp_path} is a folder. Name a file in it: {tmp_path / 'out.gguf'}"
 
 
 @pytest.mark.parametrize("target", ["empty", "nowhere"])
@@ -165,7 +165,7 @@ def test_the_folder_one_is_in_is_refused_by_any_name(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     place = tmp_path if name == "as it is" else Path(name)
     assert "is the folder you are in" in (said := refused(place, folder=True))
-    assert said.endswith(f"Name a new one in it: {place / 'NAME'}")
+    assert said.endswith(f"Name a new one in it: {place / 'merged'}")
     assert refused(Path("nowhere") / "..", folder=True).startswith("nowhere/.. is there already.")
     assert not list(tmp_path.iterdir())
 
@@ -173,6 +173,6 @@ def test_the_folder_one_is_in_is_refused_by_any_name(tmp_path: Path, monkeypatch
 def test_a_mounted_disk_is_refused_with_a_folder_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it takes to mount one, tests are not allowed; the system's own word for it is."""
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path)
-    with pytest.raises(RunError, match=r"A disk is mounted at .*, which cannot be replaced\. Name a new folder in it: .*NAME"):
+    with pytest.raises(RunError, match=r"A disk is mounted at .*, which cannot be replaced\. Name a new folder in it: .*merged"):
         check_free(tmp_path, folder=True)
     check_free(tmp_path / "new", folder=True)

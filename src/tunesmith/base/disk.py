@@ -44,6 +44,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def share(path: Path) -> None:
+    """Give a file the rights that new files get here: safetensors makes its own for one user alone, whom a server may not be."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Raises RunError if the disk of ``folder`` has fewer bytes free than ``needed`` for ``what``."""
     free = shutil.disk_usage(folder).free

@@ -50,6 +50,9 @@ def open_partner(reference: str, settings: dict[str, Any], note: Note) -> Partne
         raise RunError(
             f"{reference} holds no adapter and no model.", "Give the folder of a finished run, such as runs/smollm2-135m-yoda-1."
         )
+    beside = sorted(str(path.parent) for path in folder.parent.glob("*/run.yaml")) if not folder.exists() else []
+    if beside:  # the name of a hub model has a slash, too: without runs at this place it may be one
+        raise RunError(f"There is no run {reference}.", f"There are: {', '.join(beside[:5])}{', …' if beside[5:] else ''}")
     from tunesmith.open_run import open_base
 
     return Partner(open_base(Recipe.of({**settings, "model_name_or_path": reference}), note), reference, False)

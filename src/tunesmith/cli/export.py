@@ -38,6 +38,7 @@ def run(arguments: list[str]) -> int:
     console.print(f"[bold green]Done.[/] {escape(str(out))}: {KINDS[options.type]}, {size / 1e6:,.0f} MB")
     console.print(f"The adapter itself: {escape(compatibility(shipped_of(Path(options.run), options.run)))}", style="dim")
     if options.ollama:
+        console.print(f"Beside it: {escape(str(out.with_name('Modelfile')))}")
         console.print(f"Next: [bold]ollama create NAME -f {escape(str(out.with_name('Modelfile')))}[/]")
     elif options.type == "adapter":
         console.print(

@@ -23,9 +23,12 @@ def run(arguments: list[str]) -> int:
         print("\n".join(commands(options.run, options.print, options.port or 8000)))
         return 0
 
-    from tunesmith.serve.server import check_extra, check_host, claim_port, read_key
+    from tunesmith.serve.extra import check_extra
 
     check_extra()
+
+    from tunesmith.serve.server import check_host, claim_port, read_key
+
     key = read_key(options.api_key_file)
     anywhere = check_host(options.host, key)
 

@@ -23,7 +23,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe, list[str]]:
-    """The recipe of a command's arguments, and a line for every setting that was given under another tool's name.
+    """The recipe of a command's arguments, and a line for every setting that was given under another tool's name, or if no data
+    was named.
 
     Raises:
         RecipeError: see `read_settings`.
@@ -32,7 +33,10 @@ def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe,
     parser = argparse.ArgumentParser(prog=f"tunesmith {command}", usage=usage, description=description)
     add_settings(parser)
     aliases: list[str] = []
-    return read_settings(parser, arguments, aliases.append), aliases
+    recipe = read_settings(parser, arguments, aliases.append)
+    if not recipe.model_fields_set & {"dataset_name", "datasets"}:
+        aliases.append(f"No DATA was given: this is about the bundled {recipe.dataset_name} sentences")
+    return recipe, aliases
 
 
 def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: Callable[[str], None]) -> Recipe:

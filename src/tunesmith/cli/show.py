@@ -45,6 +45,7 @@ class Show:
         self.tasks: dict[str, TaskID] = {}
         self.start = time.monotonic()
         self.every = 10
+        self.updates, self.seconds = 0, 0.0
 
     def __enter__(self) -> "Show":
         return self
@@ -93,7 +94,8 @@ class Show:
             self._line(Text(f"  {line}", "dim"))
 
     def _step(self, report: StepReport) -> None:
-        left = (report.total - report.step) * report.seconds
+        self.updates, self.seconds = self.updates + 1, self.seconds + report.seconds
+        left = (report.total - report.step) * self.seconds / self.updates  # an epoch's last update is shorter than the others
         rate = report.tokens / report.seconds
         loss = f"loss {report.loss:.3f}" + (f", held out {report.eval_loss:.3f}" if report.eval_loss is not None else "")
         if console.is_terminal:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.adapter import ADAPTER
-from tunesmith.base.disk import sync
+from tunesmith.base.disk import share, sync
 
 
 def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
@@ -24,6 +24,7 @@ def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
             peft_model.save_pretrained(made, selected_adapters=[ADAPTER], save_embedding_layers=False)
         _sort_targets(Path(made) / "adapter_config.json")
         tokenizer.save_pretrained(made)
+        share(Path(made) / "adapter_model.safetensors")
         files = sorted(Path(made).iterdir(), key=lambda p: p.suffix == ".safetensors")
         for file in files:
             if file.name != "README.md":  # peft's card; the run writes its own

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.base.adapter import ADAPTER
+from tunesmith.base.disk import share
 from tunesmith.errors import AdapterError, MachineError
 
 SHARD_BYTES = 2 * 10**9
@@ -169,6 +170,7 @@ def _write_shards(tensors: list[Merged], folder: Path, dtype: torch.dtype, watch
             watch(done, len(tensors))
         try:
             save_file(made, folder / file, metadata={"format": "pt"})
+            share(folder / file)
         except SafetensorError as error:  # a disk that became full, among others
             raise MachineError(
                 f"{folder / file} could not be written: {error}.", "Free some space, or write to another disk."

@@ -30,7 +30,8 @@ def verdict(measures: Mapping[str, Measure]) -> Verdict:
         if one.differs:
             return Verdict(one.word, f"{one.name} {figures(one)}")
     if all(one.change is None for one in known):
-        return Verdict("too few rows", f"{known[0].rows if known else 0} rows tell nothing")
+        rows = known[0].rows if known else 0
+        return Verdict("too few rows", "one row tells nothing" if rows == 1 else f"{rows} rows tell nothing")
     return Verdict("no difference", "no interval excludes zero: " + ", ".join(f"{one.name} {figures(one)}" for one in known))
 
 

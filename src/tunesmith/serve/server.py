@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from tunesmith.errors import MachineError, RunError
+from tunesmith.errors import RunError
 from tunesmith.serve.guard import App, is_loopback
 from tunesmith.serve.limits import Limits
 
@@ -102,18 +102,6 @@ def check_host(host: str, key: str | None) -> bool:
             f"Set {KEY_VARIABLE} or give --api-key-file; clients then send the key.",
         )
     return True
-
-
-def check_extra() -> None:
-    """Raises MachineError if what serving needs is not installed."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise MachineError(
-            f"`tunesmith serve` needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
-            "pip install 'tunesmith[serve]'",
-        )
 
 
 def serve_app(app: App, claimed: socket.socket, limits: Limits, stop: Callable[[], None]) -> None:

@@ -71,18 +71,19 @@ def check_free(place: Path, *, folder: bool = False) -> None:
     goes, if it can be replaced."""
     if place.is_symlink():
         raise RunError(f"{place} is a link, which would be replaced.", f"Give the place it leads to: {os.path.realpath(place)}")
+    inside = place / ("merged" if folder else "out.gguf")
     if not place.is_dir():
         if place.exists() or place.name == "..":
             raise RunError(f"{place} is there already.", "Give another name, or move it away.")
         return
     if not folder:
-        raise RunError(f"{place} is a folder.", f"Name a file in it: {place / 'NAME'}")
+        raise RunError(f"{place} is a folder.", f"Name a file in it: {inside}")
     if any(place.iterdir()):
         raise RunError(f"{place} is not empty.", "Give another folder, or move it away.")
     if os.path.samefile(place, os.curdir):
-        raise RunError(f"{place} is the folder you are in, which would be replaced.", f"Name a new one in it: {place / 'NAME'}")
+        raise RunError(f"{place} is the folder you are in, which would be replaced.", f"Name a new one in it: {inside}")
     if os.path.ismount(place):
-        raise RunError(f"A disk is mounted at {place}, which cannot be replaced.", f"Name a new folder in it: {place / 'NAME'}")
+        raise RunError(f"A disk is mounted at {place}, which cannot be replaced.", f"Name a new folder in it: {inside}")
 
 
 def remove_leftovers(folder: Path) -> None:
