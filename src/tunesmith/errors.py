@@ -17,9 +17,11 @@ from collections.abc import Iterable
 
 
 class TunesmithError(Exception):
-    """``what`` happened, in the user's own terms, and the ``fix``: the next thing to do."""
+    """``what`` happened, in the user's own terms, and the ``fix``: the next thing to do. ``what`` ends as a sentence does, also if
+    it ends with words of somebody else's."""
 
     def __init__(self, what: str, fix: str) -> None:
+        what += "" if what.rstrip().endswith((".", "!", "?", ":", "…")) else "."
         super().__init__(f"{what} {fix}")
         self.what = what
         self.fix = fix

@@ -204,7 +204,7 @@ def test_a_model_the_hub_cannot_give_is_named_with_what_to_check() -> None:
     recipe = Recipe(device="cpu")
     with pytest.raises(ModelError, match="There is no model org/none") as caught:
         load_model(resolve("org/none"), recipe, choose_compute(recipe))
-    assert "hf auth login" in caught.value.fix
+    assert "tunesmith login" in caught.value.fix
 
 
 def test_a_hub_model_with_pickles_only_is_named_as_such() -> None:

@@ -60,10 +60,19 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_an_unknown_flag_of_the_command_itself_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--verson"])
-    assert caught.value.code == 2
+    assert main(["--verson"]) == 2
     assert "--verson" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["push", "merge", "export", "serve", "resume"])
+def test_arguments_that_are_missing_are_one_paragraph_with_the_next_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: tunesmith {command}: ")
+    assert said.endswith(f"Try `tunesmith {command} --help`.\n")
+    assert said.count("\n") == 1
 
 
 def test_debug_raises_what_is_otherwise_a_paragraph(capsys: pytest.CaptureFixture[str]) -> None:

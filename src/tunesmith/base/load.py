@@ -163,7 +163,7 @@ def model_error(source: ModelSource, error: Exception) -> ModelError:
     if isinstance(error, OSError):
         return ModelError(
             f"There is no model {source.base}: it is not bundled, not a folder here, and the hub could not give it ({first})",
-            "Check the name, your network, and `hf auth login` for gated models.",
+            "Check the name, your network, and `tunesmith login` for gated models.",
         )
     if "safetensors" in type(error).__module__ or isinstance(error, RuntimeError):
         return ModelError(

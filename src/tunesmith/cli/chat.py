@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.cli.parser import Parser
 from tunesmith.errors import DataError, RecipeError, TunesmithError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith chat", description="Talk to a run, to any folder with a LoRA adapter, or to a base model.",
         epilog="On a terminal /help shows the commands. Through a pipe, every line is a message or command of one talk.",
     )  # fmt: skip

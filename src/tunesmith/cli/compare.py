@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunesmith.cli.counts import count
 from tunesmith.cli.page_file import check_free, write_page
+from tunesmith.cli.parser import Parser
 
 
 def run(arguments: list[str]) -> int:
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith compare",
         description="Base against tuned on rows the run held out, or on yours, with a verdict; and what tuning cost it of facts, "
         "arithmetic, JSON, instructions and general text. The rules are in docs/judge.md.",

@@ -1,11 +1,11 @@
 """`tunesmith doctor`: what this machine has, and what is missing."""
 
-import argparse
+from tunesmith.cli.parser import Parser
 
 
 def run(arguments: list[str]) -> int:
     """Print a table; exit code 1 if something that every run needs is missing."""
-    argparse.ArgumentParser(prog="tunesmith doctor", description="What this machine has.").parse_args(arguments)
+    Parser(prog="tunesmith doctor", description="What this machine has.").parse_args(arguments)
 
     import platform
     from importlib.metadata import PackageNotFoundError, version

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tunesmith.cli.parser import Parser
+
 KINDS = {
     "f16": "the merged model, 16 bits a weight",
     "q8_0": "the merged model, 8.5 bits a weight",
@@ -14,7 +16,7 @@ KINDS = {
 
 def run(arguments: list[str]) -> int:
     """Write the file, and say how to use it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith export", description="Write a GGUF file of a run for llama.cpp, Ollama and others.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="types:\n" + "\n".join(f"  {kind:8} {what}" for kind, what in KINDS.items()),

@@ -1,15 +1,15 @@
 """`tunesmith login`: the hub's own login. The token goes to the hub's own store; tunesmith keeps none."""
 
-import argparse
 import os
 import sys
 
+from tunesmith.cli.parser import Parser
 from tunesmith.errors import HubError
 
 
 def run(arguments: list[str]) -> int:
     """Log in unless one is, and say as whom."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith login",
         description="Log in to the Hugging Face hub with a browser or a token, as `hf auth login` does. "
         "The token is kept where the hub's own tools keep it; HF_TOKEN in the environment goes before it.",

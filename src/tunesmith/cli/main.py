@@ -1,11 +1,11 @@
 """The `tunesmith` command: finds the subcommand, and turns errors into one paragraph and exit code 2."""
 
-import argparse
 import os
 import sys
 import warnings
 from importlib import import_module
 
+from tunesmith.cli.parser import Parser
 from tunesmith.errors import MachineError, TunesmithError
 from tunesmith.training.interrupt import exit_code, terminable
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith",
         description="Fine-tune a chat model on your own examples, on the machine you have.",
         epilog="`tunesmith COMMAND --help` tells more; --debug shows tracebacks.",

@@ -1,14 +1,15 @@
 """`tunesmith merge RUN OUT`: adapter and base as one model that anything can load."""
 
-import argparse
 from pathlib import Path
+
+from tunesmith.cli.parser import Parser
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def run(arguments: list[str]) -> int:
     """Merge, compare with the live adapter, and say how to use what was made."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith merge", description="Write a run's base with its adapter merged in, as a plain transformers model."
     )
     parser.add_argument("run", help="the run's folder, or any folder with a LoRA adapter")

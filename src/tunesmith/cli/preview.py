@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli.counts import count
 from tunesmith.cli.page_file import check_free, write_page
+from tunesmith.cli.parser import Parser
 from tunesmith.cli.settings import add_settings, read_settings
 from tunesmith.recipe import ALIASES, Recipe
 
@@ -106,7 +107,7 @@ def _without(words: list[str], setting: str) -> list[str]:
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str], Recipe, list[str]]:
     """The options of this command, the arguments that are settings, the recipe they make, and the aliases used."""
-    own = argparse.ArgumentParser(prog="tunesmith preview", add_help=False, allow_abbrev=False)
+    own = Parser(prog="tunesmith preview", add_help=False, allow_abbrev=False)
     own.add_argument("--rows", type=count(), default=3, metavar="N", help="rows shown as tokens [3]")
     own.add_argument("--row", metavar="K", help="show this row, by its line or number as messages name it, whole")
     own.add_argument("--html", metavar="FILE", help="write the same as a page")
@@ -114,7 +115,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str], Recipe,
     own.add_argument("--json", action="store_true", help="print JSON and nothing else")
     options, rest = own.parse_known_args(arguments)
     usage = "tunesmith preview [MODEL] [DATA] [run.yaml] [--rows N] [--row K] [--html FILE] [--json] [--setting VALUE …]"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith preview", usage=usage, description="The tokens that would be trained, and what to know about the data.",
         parents=[own],
     )  # fmt: skip

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from tunesmith.cli.parser import Parser
+
 
 def run(arguments: list[str]) -> int:
     """Push, or list what would go; say where it is and how it is loaded."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith push",
         description="Put a run on the hub, in one commit: adapter, tokenizer, template, settings, losses and a card. "
         "Private, unless you say --public. A folder of `tunesmith merge` and a .gguf file can be pushed too.",

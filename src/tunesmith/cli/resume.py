@@ -1,14 +1,13 @@
 """`tunesmith resume RUN [--allow-changed]`."""
 
-import argparse
 from pathlib import Path
+
+from tunesmith.cli.parser import Parser
 
 
 def run(arguments: list[str]) -> int:
     """Go on where the run was stopped, and end as it would have ended."""
-    parser = argparse.ArgumentParser(
-        prog="tunesmith resume", description="Go on with a run that was stopped; it ends as if it had not been."
-    )
+    parser = Parser(prog="tunesmith resume", description="Go on with a run that was stopped; it ends as if it had not been.")
     parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/smollm2-135m-yoda-1")
     parser.add_argument(
         "--allow-changed", action="store_true",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.counts import count
+from tunesmith.cli.parser import Parser
 
 if TYPE_CHECKING:
     from tunesmith.serve.service import Service
@@ -55,7 +56,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tunesmith serve", description="Serve a run, and its base beside it, to OpenAI's clients. docs/serve.md says more."
     )
     parser.add_argument("run", help="the run's folder, or any folder with a LoRA adapter")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from tunesmith.cli.parser import Parser
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import ALIASES, GROUPS, Recipe, canonical_settings
 from tunesmith.yaml_text import read_yaml
@@ -30,7 +31,7 @@ def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe,
         RecipeError: see `read_settings`.
     """
     usage = f"tunesmith {command} [MODEL] [DATA] [run.yaml] [--setting VALUE …]"
-    parser = argparse.ArgumentParser(prog=f"tunesmith {command}", usage=usage, description=description)
+    parser = Parser(prog=f"tunesmith {command}", usage=usage, description=description)
     add_settings(parser)
     aliases: list[str] = []
     recipe = read_settings(parser, arguments, aliases.append)
