@@ -128,6 +128,13 @@ def test_a_folder_of_gguf_files_is_refused_with_the_file_to_give(tmp_path: Path)
     assert str(tmp_path / "m.Q4.gguf") in caught.value.fix
 
 
+@pytest.mark.parametrize(("name", "says"), [("rows.jsonl", "is data, and a model comes first"), ("notes.txt", "not a .gguf model")])
+def test_a_file_that_is_no_model_is_named_for_what_it_is(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError, match=says):
+        resolve(str(tmp_path / name))
+
+
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a model folder"):
         resolve(str(tmp_path))
