@@ -1,8 +1,11 @@
 """What a run looks like on a terminal: notes, the plan, a progress bar, tables."""
 
+import shlex
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console
@@ -12,11 +15,16 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from tunesmith.data.conversation import Conversation
 from tunesmith.events import Event, Loaded, Note, Prepared, Progress
 from tunesmith.plan.memory import footprint, kbit_prepared_footprint
 from tunesmith.training.loop import StepReport
 
 console = Console(highlight=False)
+
+RECENT = 64
+"""Updates that tell how long the rest will take."""
+QUESTION, LONGEST_QUESTION = "What can you do?", 48
 
 
 class _Rate(ProgressColumn):
@@ -45,7 +53,8 @@ class Show:
         self.tasks: dict[str, TaskID] = {}
         self.start = time.monotonic()
         self.every = 10
-        self.updates, self.seconds = 0, 0.0
+        self.seconds = deque[float](maxlen=RECENT)
+        self.question = QUESTION
 
     def __enter__(self) -> "Show":
         return self
@@ -62,6 +71,7 @@ class Show:
             case Prepared():
                 self._stop()
                 self.every = event.recipe.logging_steps
+                self.question = short_question(event.data.questions)
                 console.print(plan_table(event))
             case Loaded():
                 self._loaded(event)
@@ -94,8 +104,9 @@ class Show:
             self._line(Text(f"  {line}", "dim"))
 
     def _step(self, report: StepReport) -> None:
-        self.updates, self.seconds = self.updates + 1, self.seconds + report.seconds
-        left = (report.total - report.step) * self.seconds / self.updates  # an epoch's last update is shorter than the others
+        self.seconds.append(report.seconds)
+        # The first update is longer than the others, an epoch's last is shorter.
+        left = (report.total - report.step) * fmean([*self.seconds][1:] or self.seconds)
         rate = report.tokens / report.seconds
         loss = f"loss {report.loss:.3f}" + (f", held out {report.eval_loss:.3f}" if report.eval_loss is not None else "")
         if console.is_terminal:
@@ -158,10 +169,16 @@ def ways_table(job: Prepared) -> Table:
     return table
 
 
-def next_commands(folder: Path) -> Text:
+def short_question(held_out: Iterable[Conversation]) -> str:
+    """One of the rows' own that fits on a command line."""
+    asked = (message.content for talk in held_out for message in talk.messages if message.role == "user")
+    return next((text for text in asked if text.isprintable() and 0 < len(text) <= LONGEST_QUESTION), QUESTION)
+
+
+def next_commands(folder: Path, question: str) -> Text:
     """What to type next."""
     lines = (
-        (f'tunesmith chat {folder} --prompt "The Force is strong in you!"', "ask it something"),
+        (f"tunesmith chat {shlex.quote(str(folder))} --prompt {shlex.quote(question)}", "ask it something"),
         (f"tunesmith chat {folder}", "talk to it"),
         (f"open {folder}/report.html", "curves, settings, every answer"),
     )
