@@ -65,8 +65,10 @@ def _input_gradient(ctx: Any, beside: Tensor | None, grad: Tensor) -> Tensor:
 
         other = None if beside is None else beside.reshape(x.shape)
         return rms_norm_backward(grad.reshape(x.shape), x, weight, rstd, ctx.offset, other).view(grad.shape)
-    wide = x.to(rstd.dtype)
+    normed = x * rstd
     scaled = grad.to(rstd.dtype) * weight
-    along = torch.linalg.vecdot(scaled, wide).unsqueeze(-1).mul_(rstd).mul_(rstd.square().div_(x.shape[-1]))
-    dx = scaled.mul_(rstd) if beside is None else torch.addcmul(beside.to(rstd.dtype), scaled, rstd)
-    return dx.addcmul_(wide, along, value=-1).to(x.dtype)
+    inner = torch.linalg.vecdot(scaled, normed).unsqueeze(-1).div_(x.shape[-1])
+    dx = scaled.addcmul_(normed, inner, value=-1).mul_(rstd)
+    if beside is not None:
+        dx.add_(beside)
+    return dx.to(x.dtype)
