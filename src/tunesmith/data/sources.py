@@ -12,6 +12,7 @@ from tunesmith.data.bad_rows import BadRows, OnBadRow, refuse
 from tunesmith.data.row import Row
 from tunesmith.data.text_files import text_rows
 from tunesmith.errors import DataError, nearest
+from tunesmith.suffixes import DATA_SUFFIXES
 
 __all__ = ["BUNDLED", "BUNDLED_COLUMNS", "Row", "absolute_name", "is_bundled", "iter_rows", "load_rows"]
 
@@ -19,7 +20,6 @@ BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_COLUMNS = {"yoda": ("sentence", "translation_extra")}
 """Bundled data sets: their prompt and completion columns."""
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 UNREAD = (".zst", ".bz2", ".xz", ".zip", ".7z", ".lz4", ".arrow", ".xlsx", ".xls")
 """Endings of files that may well hold rows and cannot be read."""
 
@@ -86,7 +86,7 @@ def _rows_of(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterat
         raise DataError(f"{name} is {kind}, not a file or folder of rows.", "Write its rows into a file.")
     if matches := _matches(path):
         return (row for match in matches for row in _file(match, bad))
-    if _plain_suffix(path) in SUFFIXES or path.suffix == ".gz" or name.startswith((".", "/", "~")):
+    if _plain_suffix(path) in DATA_SUFFIXES or path.suffix == ".gz" or name.startswith((".", "/", "~")):
         raise DataError(f"There is no file {name}{nearest(path.name, _siblings(path))}.", "Check the path.")
     return _hub(name, split, config, bad)
 
@@ -144,7 +144,7 @@ def files_of(folder: Path, split: str) -> tuple[list[Path], list[str]]:
     files = [path for path in inside if _holds_rows(path)]
     if not files:
         deeper = [path for path in inside if _folder_of_rows(path)]
-        fix = f"Name the folder {deeper[0]}." if deeper else f"Put {', '.join(SUFFIXES)} files in it."
+        fix = f"Name the folder {deeper[0]}." if deeper else f"Put {', '.join(DATA_SUFFIXES)} files in it."
         raise DataError(f"The folder {folder} holds no data file.", fix)
     # Files named after splits are splits, as on the hub: the test file of a folder is not for training.
     read = [path for path in files if _split_of(path) == split] if any(map(_split_of, files)) else files
@@ -170,7 +170,7 @@ def _saved(folder: Path) -> bool:
 
 def _holds_rows(path: Path) -> bool:
     """Whether a file is of a kind that is read; hidden ones are other programs' (``._rows.jsonl`` of macOS)."""
-    return _plain_suffix(path) in SUFFIXES and not path.name.startswith(".")
+    return _plain_suffix(path) in DATA_SUFFIXES and not path.name.startswith(".")
 
 
 def _may_hold_rows(path: Path) -> bool:
@@ -215,9 +215,9 @@ def _plain_suffix(path: Path) -> str:
 
 def _file(path: Path, bad: OnBadRow) -> Iterator[Row]:
     suffix, kind = _plain_suffix(path), _kind(path)
-    if suffix not in SUFFIXES:
+    if suffix not in DATA_SUFFIXES:
         folder = f"Name its folder, {path.parent}." if suffix == ".arrow" and _saved(path.parent) else ""
-        raise DataError(f"{path} is not a kind of data file that can be read.", folder or f"Use one of {', '.join(SUFFIXES)}.")
+        raise DataError(f"{path} is not a kind of data file that can be read.", folder or f"Use one of {', '.join(DATA_SUFFIXES)}.")
     if kind != "a file":
         raise DataError(f"{path} is {kind or 'gone'}, not a file.", "Put a file there, or take it out of the folder.")
     if suffix == ".parquet":
