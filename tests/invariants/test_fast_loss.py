@@ -55,6 +55,40 @@ def test_layers_are_switched_where_the_residual_stream_is_added_plainly(family, 
     assert f" {layers} layers," in speed_up(model, torch.float64, keep=True)
 
 
+def rows_of_mlps(base, pack):
+    """How many tokens each layer's MLP computes in one pass over the pack."""
+    seen = []
+    hooks = [layer.mlp.register_forward_hook(lambda mlp, args, out: seen.append(args[0].shape[1])) for layer in base.model.layers]
+    fast_loss(base)(pack)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_the_last_mlp_computes_only_the_tokens_that_predict_something():
+    base, model = build("llama")
+    speed_up(model, torch.float64, keep=True)
+    pack = make_pack([[d] for d in documents()[5:7]])
+    assert (len(pack.input_ids), len(pack.label_index)) == (14, 8)
+    assert rows_of_mlps(base, pack) == [14, 8]
+
+
+def test_the_last_mlp_computes_all_tokens_where_the_final_norm_mixes_them():
+    base, model = build("llama")
+
+    class Mixing(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x) - x.mean(1, keepdim=True)
+
+    base.model.norm = Mixing(base.model.norm)
+    speed_up(model, torch.float64, keep=True)
+    assert rows_of_mlps(base, make_pack([[d] for d in documents()[5:7]])) == [14, 14]
+
+
 def test_a_layer_that_drops_from_the_residual_stream_keeps_its_own_forward():
     base, model = build("phi3")
     for layer in base.model.layers:

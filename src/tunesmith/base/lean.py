@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.base.attention import segments_attention, watch_attention
-from tunesmith.base.layer import is_pre_norm_layer, layer_forward, switch
+from tunesmith.base.layer import hidden_states, is_pre_norm_layer, last_layer, layer_forward, switch
 from tunesmith.base.linear import LinearGroup, lean_layers, watch_inputs
 from tunesmith.base.load import LINEARS
 from tunesmith.base.mlp import close, is_gated_mlp, lean_mlp
@@ -58,15 +58,20 @@ PROBE_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError)
 
 def _probe(model: Any, segments: bool) -> None:
     """A short forward pass, as one segment or as a plain row."""
+    inputs = _probe_inputs(model)
+    model.base_model(**(inputs if segments else {"input_ids": inputs["input_ids"]}), use_cache=False)
+
+
+def _probe_inputs(model: Any) -> dict[str, Any]:
+    """One segment of a few tokens, far apart."""
     embedding = model.get_input_embeddings().weight
-    ids = torch.arange(3, 3 + PROBE_TOKENS, device=embedding.device).remainder(embedding.shape[0]).unsqueeze(0)
-    flat: dict[str, Any] = {}
-    if segments:
-        flat["segments"] = Segments.of([PROBE_TOKENS], device=embedding.device)
-        most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
-        stride = max(1, min(PROBE_STRIDE, (most - 1) // PROBE_TOKENS))
-        flat["position_ids"] = stride * torch.arange(PROBE_TOKENS, device=embedding.device).unsqueeze(0)
-    model.base_model(input_ids=ids, use_cache=False, **flat)
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
+    stride = max(1, min(PROBE_STRIDE, (most - 1) // PROBE_TOKENS))
+    return {
+        "input_ids": torch.arange(3, 3 + PROBE_TOKENS, device=embedding.device).remainder(embedding.shape[0]).unsqueeze(0),
+        "position_ids": stride * torch.arange(PROBE_TOKENS, device=embedding.device).unsqueeze(0),
+        "segments": Segments.of([PROBE_TOKENS], device=embedding.device),
+    }
 
 
 def _probe_with(model: Any, hooks: Mapping[nn.Module, Callable[..., None]], segments: bool = True) -> bool:
@@ -159,7 +164,20 @@ def _switch_layers(model: Any) -> int:
     switched = [layer for layer in layers if same.get(layer, False)]
     for layer in switched:
         switch(layer)
+    _pick_rows(model)
     return len(switched)
+
+
+def _pick_rows(model: Any) -> None:
+    """Let the last layer compute only the rows asked for, if the decoder's output is then those rows of the whole."""
+    decoder, inputs = model.base_model, _probe_inputs(model)
+    last, index = last_layer(decoder), torch.arange(PROBE_TOKENS - 1, 0, -3, device=inputs["input_ids"].device)
+    if last is None:
+        return
+    with segments_attention(model):
+        expected = hidden_states(decoder, index, **inputs)
+        last.picks_rows = True
+        last.picks_rows = close(hidden_states(decoder, index, **inputs), expected)
 
 
 def _group(layers: dict[str, Any], calls: list[tuple[str, int]], dtype: torch.dtype, keep: bool) -> int:

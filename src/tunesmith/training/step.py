@@ -1,4 +1,4 @@
-"""The loss of a pack: the decoder once over flat tokens, the head only where something is predicted."""
+"""The loss of a pack: the decoder once over flat tokens, the last MLP and the head only where something is predicted."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.base.attention import segments_attention
+from tunesmith.base.layer import hidden_states
 from tunesmith.base.self_attention import LeanAttention
 from tunesmith.data.packing import Pack
 from tunesmith.kernels.cross_entropy import linear_cross_entropy
@@ -39,13 +40,8 @@ def fast_loss(model: Any) -> PackLoss:
     softcap, scale = _logit_shape(model.config)
 
     def labelled(pack: Pack) -> Tensor:
-        hidden = decoder(
-            input_ids=pack.input_ids.unsqueeze(0),
-            position_ids=pack.position_ids.unsqueeze(0),
-            segments=pack.segments,
-            use_cache=False,
-        ).last_hidden_state[0]
-        return hidden.index_select(0, pack.label_index)
+        ids, positions = pack.input_ids.unsqueeze(0), pack.position_ids.unsqueeze(0)
+        return hidden_states(decoder, pack.label_index, input_ids=ids, position_ids=positions, segments=pack.segments)
 
     def loss(hidden: Tensor, targets: Tensor) -> Tensor:
         return linear_cross_entropy(hidden, head.weight, targets, softcap=softcap, logit_scale=scale)
