@@ -104,7 +104,8 @@ SAME = {
 
 
 def test_the_commands_runs_differ_only_in_their_rounding(tiny_model_folder, rows, tmp_path):
-    """Of all updates the largest difference of losses, and their mean, which would show a bias however small."""
+    """Of all updates the largest difference of losses, and their mean, which would show a bias: one rounding of such a loss is
+    4.8e-7, and a dozen of them in either direction stay below."""
 
     def losses(name, arguments):
         common = ["--learning-rate", "3e-3", "--lora-dropout", "0", "--per-device-train-batch-size", "8", "--num-train-epochs", "3",
@@ -118,7 +119,7 @@ def test_the_commands_runs_differ_only_in_their_rounding(tiny_model_folder, rows
     for name, arguments in SAME.items():
         residual = losses(name, arguments) - plain
         assert float(residual.abs().max()) <= 1e-6, name
-        assert abs(float(residual.mean())) <= 1e-7, name
+        assert abs(float(residual.mean())) <= 3e-7, name
 
 
 # ---- labels
