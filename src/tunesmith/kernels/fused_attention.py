@@ -26,9 +26,12 @@ def rotates_inside(query: Tensor, cos: Tensor, segments: Segments) -> bool:
 def is_fused(query: Tensor, value: Tensor | None = None) -> bool:
     """Whether the fused kernels take heads like these, ``[T, H, D]``: they need no padding, and no word about the lengths of
     documents but tables on the device."""
-    if value is not None and value.shape[-1] != query.shape[-1]:
+    size = query.shape[-1]
+    if not query.is_cuda or (value is not None and value.shape[-1] != size):
         return False
-    return query.is_cuda and query.shape[-1] <= 256 and query.shape[-1] % 2 == 0 and query.dtype != torch.float64
+    from tunesmith.kernels.fused.attention_layout import largest_block
+
+    return size <= 256 and size % 2 == 0 and query.dtype != torch.float64 and largest_block(size, query.dtype, query.device) > 0
 
 
 class FusedAttention(torch.autograd.Function):

@@ -79,7 +79,7 @@ class Segments:
         """The tables of the fused kernels (`fused.attention_layout.Layout`) for heads of this size and type."""
         from tunesmith.kernels.fused.attention_layout import choose_block, largest_block, layout
 
-        largest = largest_block(head_dim, dtype)
+        largest = largest_block(head_dim, dtype, self.device)
         if largest not in self._layouts:
             block = choose_block(*(self.like or self.documents), largest)
             self._layouts[largest] = layout(self.lengths, self.parents, self.device, block, self.blocks)

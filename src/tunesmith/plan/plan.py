@@ -139,7 +139,8 @@ def _rotates_inside(pack: Pack, shape: Shape, compute: ComputeType) -> bool:
     """Whether the attention kernels will rotate this pack's queries and keys themselves."""
     if max(pack.segments.lengths) > MAX_ROTATED_INSIDE:
         return False
-    block = choose_block(pack.segments.lengths, pack.segments.parents, largest_block(shape.rotary_width, compute.dtype))
+    largest = largest_block(shape.rotary_width, compute.dtype, compute.device)
+    block = choose_block(pack.segments.lengths, pack.segments.parents, largest)
     return can_rotate(block, shape.rotary_width, compute.dtype, compute.device)
 
 

@@ -1,5 +1,10 @@
 """Proves that attention over segments and its gradients are the plain twin's, for any cut of the tokens into segments."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -176,6 +181,34 @@ def test_blocks_follow_lengths(lengths, block):
 
 def test_short_children_of_a_long_prefix_have_long_blocks():
     assert tables.choose_block((500,) + (12,) * 30, (-1,) + (0,) * 30, 64) == 64
+
+
+@pytest.mark.parametrize(
+    ("capability", "there", "dtype", "size"),
+    [
+        (75, 64 * 1024, "float16", 128),
+        (75, 64 * 1024, "float32", 128),
+        (75, 64 * 1024, "float16", 256),
+        (86, 99 * 1024, "bfloat16", 128),
+    ],
+    ids=["T4, fp16", "T4, fp32", "T4, fp16, Gemma", "RTX 30, bf16"],
+)
+def test_tiles_fit_the_shared_memory_of_a_gpu(capability, there, dtype, size):
+    """Compiled for that GPU, which need not be here."""
+    script = Path(__file__).with_name("shared_memory.py")
+    command = [sys.executable, str(script), str(capability), str(there), dtype, str(size)]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) <= there
+
+
+def test_heads_that_no_block_fits_are_none_of_the_kernels(monkeypatch):
+    """Of fp32 heads of 256 not even the smallest block fits the 64 KB of a T4."""
+    monkeypatch.setattr(tables, "shared_memory", lambda device: 64 * 1024)
+    device = torch.device("cpu")
+    assert tables.largest_block(256, torch.float32, device) == 0
+    assert tables.largest_block(256, torch.float16, device) == 16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

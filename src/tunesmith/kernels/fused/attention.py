@@ -57,7 +57,7 @@ def check(layout: Layout, *heads: Tensor) -> None:
     """Of each ``[T, *, D]``: that it is of the kind the kernels read."""
     tokens, _, size = heads[0].shape
     assert layout.positions.shape == (tokens,)
-    assert layout.block <= largest_block(size, heads[0].dtype)
+    assert layout.block <= largest_block(size, heads[0].dtype, heads[0].device)
     assert size % 2 == 0
     for x in heads:
         assert x.dtype == heads[0].dtype

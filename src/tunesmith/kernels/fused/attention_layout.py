@@ -57,11 +57,24 @@ def choose_block(lengths: Sequence[int], parents: Sequence[int], largest: int) -
     return min((block for block in (16, 32, 64) if block <= largest), key=work)
 
 
-def largest_block(head_dim: int, dtype: torch.dtype) -> int:
-    """The largest block whose tiles fit the registers and the shared memory of a multiprocessor (100 KB)."""
+def largest_block(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
+    """The largest block whose tiles fit the registers and the device's shared memory, or 0 if none does."""
+    width = max(16, 1 << (head_dim - 1).bit_length())
     if dtype.itemsize == 2:
-        return 64 if head_dim <= 128 else 32
-    return 32 if head_dim <= 64 else 16  # fp32 is multiplied outside the matrix units, from registers
+        block, tiles = 64 if head_dim <= 128 else 32, 6  # the queries' gradient has q, dO, and two each of k and v on their way
+    else:
+        block, tiles = 32 if head_dim <= 64 else 16, 4.125  # fp32 is multiplied outside the matrix units, from registers
+    room = shared_memory(device)
+    while block >= 16 and block * tiles * width * dtype.itemsize > room:
+        block //= 2
+    return block if block >= 16 else 0
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program can have: 64 KB on a T4, 99 KB on an RTX 30 to 50, 227 KB on an H100."""
+    if device.type != "cuda":
+        return 99 * 1024  # of Triton's interpreter, what most GPUs have
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
 def can_rotate(block: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
