@@ -3,6 +3,7 @@
 A block is a run of tokens of one segment. Its row of a table says where it lies and what it reads.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def largest_block(head_dim: int, dtype: torch.dtype, device: torch.device) -> in
     """The largest block whose tiles fit the registers and the device's shared memory, or 0 if none does."""
     width = max(16, 1 << (head_dim - 1).bit_length())
     if dtype.itemsize == 2:
-        block, tiles = 64 if head_dim <= 128 else 32, 6  # the queries' gradient has q, dO, and two each of k and v on their way
+        block, tiles = 64 if head_dim <= 128 else 32, 6.0  # the queries' gradient has q, dO, and two each of k and v on their way
     else:
         block, tiles = 32 if head_dim <= 64 else 16, 4.125  # fp32 is multiplied outside the matrix units, from registers
     room = shared_memory(device)
@@ -70,11 +71,15 @@ def largest_block(head_dim: int, dtype: torch.dtype, device: torch.device) -> in
     return block if block >= 16 else 0
 
 
+@functools.cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a program can have: 64 KB on a T4, 99 KB on an RTX 30 to 50, 227 KB on an H100."""
     if device.type != "cuda":
         return 99 * 1024  # of Triton's interpreter, what most GPUs have
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    from triton.runtime import driver  # tables are made, and plans, where triton is not
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])  # what Triton itself goes by
 
 
 def can_rotate(block: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
