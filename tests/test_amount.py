@@ -9,7 +9,7 @@ from tunesmith.recipe import Recipe
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("6GB", 6 * 10**9), ("6 gb", 6 * 10**9), ("1.5G", 15 * 10**8), ("500MB", 5 * 10**8), ("2GiB", 2**31), ("123", 123)],
+    [("6GB", 6 * 10**9), ("6 gb", 6 * 10**9), ("1.5G", 15 * 10**8), ("500MB", 5 * 10**8), ("2GiB", 2**31), ("1000000", 10**6)],
 )
 def test_an_amount_is_so_many_bytes(text, count):
     assert parse_bytes(text) == count
@@ -22,6 +22,11 @@ def test_anything_else_is_refused_by_name(text):
         parse_bytes(text)
     with pytest.raises(RecipeError, match="memory"):
         Recipe.of({"memory": text})
+
+
+def test_memory_without_its_unit_is_refused():
+    with pytest.raises(RecipeError, match=r"memory: 6 will not do: it is less than a megabyte: add a unit, such as 6GB"):
+        Recipe.of({"memory": 6})
 
 
 def test_no_amount_means_what_is_free():

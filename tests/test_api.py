@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 import tunesmith as ts
-from tunesmith.errors import AdapterError, RunError, TrainingError
+from tunesmith.errors import AdapterError, RunError, TrainingError, TunesmithError
 from tunesmith.events import Prepared
+from tunesmith.generate.sampling import Sampling
 
 ROWS = [
     {"prompt": f"the {thing} is {how}", "completion": f"{how}, the {thing} is"}
@@ -100,6 +101,25 @@ def test_answers_before_training_are_the_base_models(run):
     row = run.comparison.rows[0]
     assert run.generate(row.question, base=True, max_new_tokens=row.before.tokens) == row.before.text
     assert {row.question for row in run.comparison.rows} <= {row["prompt"] for row in ROWS}
+
+
+def test_an_answer_is_that_of_chat_as_long_as_there(run):
+    asked = [{"role": "user", "content": "the wind is cold"}]
+    answer = run.generate("the wind is cold", temperature=5.0, seed=1)
+    assert (
+        answer
+        == run.session.answer([asked], Sampling(512, 5.0, seed=1))[0]
+        != run.session.answer([asked], Sampling(64, 5.0, seed=1))[0]
+    )
+
+
+@pytest.mark.parametrize(("prompt", "settings", "told"), [
+    ([{"role": "bot", "content": "a"}], {}, "message 1: role 'bot'"), (None, {}, "not a list of messages"),
+    ("a", {"max_tokens": 5}, "did you mean max_new_tokens"), ("a " * 300, {}, "this model sees 256"),
+])  # fmt: skip
+def test_what_cannot_be_asked_is_told(run, prompt, settings, told):
+    with pytest.raises(TunesmithError, match=told):
+        run.generate(prompt, **settings)
 
 
 def test_held_out_rows_are_never_trained_on(run, tiny_model_folder, data):

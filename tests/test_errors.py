@@ -7,7 +7,7 @@ import pytest
 
 import tunesmith
 from tunesmith import errors
-from tunesmith.errors import TunesmithError, nearest
+from tunesmith.errors import TunesmithError, near, nearest
 
 LEAVES = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, TunesmithError) and e is not TunesmithError]
 
@@ -45,6 +45,20 @@ def test_nearest_names_the_closest_known_name() -> None:
 def test_nearest_is_silent_when_nothing_is_near() -> None:
     assert nearest("zzzz", ["lora_r", "learning_rate"]) == ""
     assert nearest("anything", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "known", "meant"),
+    [
+        ("dry_run", ["lora_rank", "learning_rate"], None),
+        ("no.jsonl", ["x.jsonl"], None),
+        ("god.jsonl", ["x.jsonl", "good.jsonl"], "good.jsonl"),
+        ("alpha", ["dataset", "lora_alpha", "lora_alpha_pattern"], "lora_alpha"),
+        ("", ["_x"], None),
+    ],
+)
+def test_a_name_is_near_if_it_is_spelled_alike_or_a_word_of_the_known_one(typed: str, known: list[str], meant: str | None) -> None:
+    assert near(typed, known) == meant
 
 
 def test_nearest_takes_any_iterable() -> None:

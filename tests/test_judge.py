@@ -154,6 +154,13 @@ def test_wrong_arguments_are_refused_by_the_parser(arguments, run):
     assert main(["compare", *([str(run.folder)] if arguments else []), *arguments]) == 2
 
 
+def test_columns_of_ones_own_that_say_nothing_are_not_answered_with_flags_of_training(run, tmp_path):
+    data = write(tmp_path / "odd.jsonl", [{"left": "a", "right": "b"}])
+    with pytest.raises(DataError, match=r"\(left, right\).*Call its columns") as caught:
+        ts.compare(run, data, suites=False)
+    assert "--prompt" not in str(caught.value)
+
+
 def test_what_is_no_run_is_said(tmp_path, capsys):
     assert main(["compare", str(tmp_path)]) == 2
     assert "holds no adapter" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 from tunesmith.base.adapter import adapter_parameters
 from tunesmith.base.disk import plain_disk_errors, replace_durably
 from tunesmith.data.dataset import fingerprint
+from tunesmith.data.messages import messages_of
 from tunesmith.data.render import Renderer
 from tunesmith.errors import RecipeError, RunError
 from tunesmith.events import Loaded, Note, Prepared, Watch
@@ -27,6 +28,7 @@ from tunesmith.job import eval_packs, load_job, prepare_run
 from tunesmith.judge import Judged, held_out_rows, judge, rows_of
 from tunesmith.open_run import open_renderer, open_session, recipe_of
 from tunesmith.origin import origin_of
+from tunesmith.places import check_adapter, check_run
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
 from tunesmith.report import write_report
@@ -70,10 +72,16 @@ class Run:
         """The answer to a text or a list of messages.
 
         Args:
-            base: answer as the untuned model. raw: keep special tokens. sampling: see `Sampling`; greedy by default.
+            base: answer as the untuned model. raw: keep special tokens. sampling: see `Sampling`; as `chat`, greedy and at most
+                512 tokens by default.
+
+        Raises:
+            RecipeError: there is no such setting, or a value is out of its range. DataError: it is no text and no messages, or
+                leaves no room for an answer.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self.session.answer([messages], Sampling(**sampling), base=base, raw=raw)[0]
+        checked = [message.as_dict() for message in messages_of(messages, "The prompt", "messages")]
+        return self.session.answer([checked], Sampling.of({"max_new_tokens": 512, **sampling}), base=base, raw=raw)[0]
 
     def compare(
         self, data: str | Path | None = None, *, rows: int | None = None, suites: bool = True, watch: Watch = lambda event: None
@@ -128,8 +136,7 @@ def resume(run: str | Path | Run, *, allow_changed: bool = False, watch: Watch =
         RunError: it is no run, another process works on it, no checkpoint of it is whole, or something changed.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
-    if not (folder / "run.yaml").is_file():
-        raise RunError(f"{folder} holds no run: it has no run.yaml.", "Give the folder of a run, such as runs/smollm2-135m-yoda-1.")
+    check_run(folder)
     if is_finished(folder):
         watch(Note(f"{folder} is finished; there is nothing left to do"))
         return Run(folder)
@@ -159,8 +166,7 @@ def load(folder: str | Path) -> Run:
         RunError: there is no adapter in it.
     """
     path = Path(folder)
-    if not (path / "adapter_config.json").is_file():
-        raise RunError(f"{path} holds no adapter.", "Give the folder of a finished run, such as runs/smollm2-135m-yoda-1.")
+    check_adapter(path)
     return Run(path)
 
 
@@ -195,8 +201,8 @@ def _complete(
                 del model, loss_of  # nothing may hold them while the next is loaded
                 job, found, origin = step_down(job, folder, origin, watch)
                 model, loss_of, loaded = load_job(job)
-            save_adapter(model, renderer.tokenizer, folder)
             session = Session(model.eval(), renderer)
+            save_adapter(model, renderer.tokenizer, session.stop_ids, folder)
             asked = 0 if trained.stopped else origin["samples"]  # who stops a run does not want to wait
             compared = _compare(session, job, loss_of, asked, watch) if asked and job.data.questions else None
             if not trained.stopped or 0 < len(trained.steps) < job.updates:  # else its answers would be missing for good

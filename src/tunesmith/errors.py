@@ -13,7 +13,9 @@ TunesmithError              catch this to catch them all; the command line turns
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class TunesmithError(Exception):
@@ -64,6 +66,24 @@ class HubError(TunesmithError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean X?)`` for the closest of the known names, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """`` (did you mean X?)`` for the known name that `near` finds, or an empty string."""
+    found = near(name, known)
+    return f" (did you mean {found}?)" if found else ""
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: one that is spelled much like it, or the shortest that it is a whole word of
+    (alpha: lora_alpha). None if there is no such name: a guess that is wrong is worse than none."""
+    names = list(known)
+    likest = max(names, key=lambda one: _likeness(name, one), default="")
+    if _likeness(name, likest) >= 0.7:
+        return likest
+    return min((one for one in names if name in re.findall(r"[^\W_]+", one)), key=len, default=None)
+
+
+def _likeness(a: str, b: str) -> float:
+    """From 0 to 1; that files are of one kind makes their names no more alike."""
+    ending = Path(a).suffix
+    if ending and b.endswith(ending):
+        a, b = a.removesuffix(ending), b.removesuffix(ending)
+    return difflib.SequenceMatcher(None, a, b).ratio()

@@ -24,17 +24,17 @@ from tunesmith.data.mixture import names_of
 from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Renderer
 from tunesmith.data.sources import absolute_name
-from tunesmith.errors import RecipeError, RunError
+from tunesmith.errors import RecipeError
 from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.facts import reset_peak
 from tunesmith.kernels.segments import Segments
 from tunesmith.mixed_data import mixture_name
+from tunesmith.places import check_recipe
 from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
 from tunesmith.training import guard
-from tunesmith.training.lock import holder_of
 from tunesmith.training.loop import total_updates
 from tunesmith.training.offload import with_host_activations
 from tunesmith.training.optimizer import check_optimizer
@@ -52,8 +52,7 @@ def prepare_run(
     Args:
         begun: its folder is there already. way: that it was begun in, which it keeps to so that every sum is the same.
     """
-    if not begun:
-        check_output(recipe)
+    check_recipe(recipe, begun=begun)
     source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
     shape = shape_of(source)
     compute = choose_compute(recipe)
@@ -215,19 +214,6 @@ def eval_packs(job: Prepared) -> list[Pack]:
         packs[-1].append(example)
         used += len(example.input_ids)
     return [make_pack([[e] for e in pack], job.recipe.shared_prefix) for pack in packs]
-
-
-def check_output(recipe: Recipe) -> None:
-    """Raises RunError if the output folder holds anything already, or another process is about to write into it."""
-    folder = Path(recipe.output_dir) if recipe.output_dir else None
-    if folder is not None and (holder := holder_of(folder)):
-        raise RunError(f"{folder} is in use by {holder}.", "Wait for it to end, or give another --output-dir.")
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            f"{folder} is not empty: it holds another run or other files.",
-            "Give another --output-dir, or move it away"
-            + (f"; `tunesmith resume {folder}` goes on with it." if (folder / "run.yaml").is_file() else "."),
-        )
 
 
 def _free_folder(recipe: Recipe) -> Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.base.catalog import cache_dir, resolve
-from tunesmith.base.context import context_of
+from tunesmith.base.context import context_of, positions_in
 from tunesmith.data.bad_rows import BadRows
 from tunesmith.data.cache import Cache
-from tunesmith.data.columns import Columns, find_columns
+from tunesmith.data.columns import Columns, ColumnsError, find_columns
 from tunesmith.data.conversation import Conversation
 from tunesmith.data.dataset import asides_of, fingerprint, prepare
 from tunesmith.data.example import Example
@@ -22,7 +22,6 @@ from tunesmith.events import Note, Progress, Watch
 from tunesmith.export.manifest import read_manifest
 from tunesmith.generate.compare import Comparison, compare, spread
 from tunesmith.generate.session import Session
-from tunesmith.plan.memory import shape_of
 from tunesmith.recipe import Recipe
 from tunesmith.training.row_loss import row_losses
 from tunesmith.training.step import PackLoss, choose_loss
@@ -48,7 +47,7 @@ def held_out_rows(folder: Path, recipe: Recipe, renderer: Renderer, watch: Watch
         watch(Progress("rows", done, total))
 
     try:
-        limit = context_of(shape_of(resolve(recipe.model_name_or_path)).positions, renderer.tokenizer)
+        limit = context_of(positions_in(resolve(recipe.model_name_or_path)), renderer.tokenizer)
         data = prepare(recipe, renderer, limit, told, Cache(cache_dir() / "rows"))
     except DataError as error:
         raise RunError(f"The rows that {folder} held out cannot be read again. {error.what}", f"{error.fix} Or: {own}") from error
@@ -78,7 +77,11 @@ def rows_of(name: str, recipe: Recipe, watch: Watch) -> Judged:
     bundled = is_bundled(name)
     bad = BadRows(recipe.on_bad_row)
     rows = load_rows(name, "test" if bundled else recipe.dataset_split, bad=bad)
-    conversations = to_conversations(rows, _columns(rows, name, recipe), bad)
+    try:
+        columns = _columns(rows, name, recipe)
+    except ColumnsError as error:  # the flags that would name them are those of training
+        raise DataError(error.what, "Call its columns as the run's own data do, or prompt and completion.") from error
+    conversations = to_conversations(rows, columns, bad)
     if not conversations:
         raise DataError(f"No row of {name} can be used.", "Look at them with `tunesmith preview`.")
     if bad.count:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from tunesmith.amount import parse_bytes
 from tunesmith.errors import RecipeError, nearest
 from tunesmith.mixed_data import DataFormat, MixedData, check_columns, mixture_name, repeated
+from tunesmith.refusal import explain
 from tunesmith.yaml_text import read_yaml
 
 _NUMBERS = (int, float, int | None, float | None)
@@ -179,8 +180,8 @@ class Recipe(BaseModel):
     @classmethod
     def _memory_amount(cls, value: Any) -> Any:
         text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-        if isinstance(text, str):
-            parse_bytes(text)
+        if isinstance(text, str) and parse_bytes(text) < 10**6:
+            raise ValueError("it is less than a megabyte: add a unit, such as 6GB")
         return text
 
     @property
@@ -233,7 +234,7 @@ class Recipe(BaseModel):
         try:
             recipe = Recipe(**known)
         except ValidationError as error:
-            raise RecipeError(_explain(error), "See `tunesmith train --help` for every setting.") from error
+            raise RecipeError(explain(error, Recipe.model_fields), "See `tunesmith train --help` for every setting.") from error
         if recipe.load_in_4bit and recipe.load_in_8bit:
             raise RecipeError("load_in_4bit and load_in_8bit are both set.", "Keep one of the two.")
         return recipe
@@ -326,15 +327,3 @@ def canonical_settings(settings: Mapping[str, Any], echo: Callable[[str], None] 
             raise RecipeError(f"{name} is set twice, to {known[name]!r} and {value!r}.", "Keep one of the two.")
         known[name] = value
     return known
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        loc = problem["loc"]
-        mixed = loc[:1] == ("datasets",)
-        name = ".".join(str(part) for part in loc if mixed or str(part) in Recipe.model_fields)
-        message = problem["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        lines.append(f"{name}: {problem['input']!r} will not do: {message}." if name else f"{message}.")
-    return " ".join(dict.fromkeys(lines))

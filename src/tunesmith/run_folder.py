@@ -13,8 +13,9 @@ from tunesmith.base.disk import check_room
 from tunesmith.errors import MachineError, RunError, TrainingError
 from tunesmith.events import Note, Prepared, Watch
 from tunesmith.export.manifest import read_manifest
-from tunesmith.job import check_output, with_less_memory
+from tunesmith.job import with_less_memory
 from tunesmith.origin import describe, differences
+from tunesmith.places import check_output
 from tunesmith.recipe import Recipe
 from tunesmith.training.checkpoint import Checkpoint, checkpoints, newest_checkpoint, set_aside, state_bytes
 from tunesmith.training.lock import RunLock

@@ -128,7 +128,10 @@ def test_a_folder_of_gguf_files_is_refused_with_the_file_to_give(tmp_path: Path)
     assert str(tmp_path / "m.Q4.gguf") in caught.value.fix
 
 
-@pytest.mark.parametrize(("name", "says"), [("rows.jsonl", "is data, and a model comes first"), ("notes.txt", "not a .gguf model")])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("rows.jsonl", "is data, and"), ("notes.txt", "not a .gguf model"), ("config.json", "Name its folder")],
+)
 def test_a_file_that_is_no_model_is_named_for_what_it_is(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(ModelError, match=says):
@@ -191,9 +194,9 @@ def test_a_good_index_passes(copy: Path) -> None:
 # ---- files
 
 
-def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_weights_is_refused_with_the_folder_to_name(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"not a \.gguf model"):
+    with pytest.raises(ModelError, match=rf"is one file of a model\. Name its folder: {tmp_path}"):
         resolve(str(tmp_path / "model.safetensors"))
 
 

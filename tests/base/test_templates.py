@@ -88,11 +88,18 @@ def test_a_system_message_is_refused_where_the_family_knows_none(tiny_tokenizer:
         render_text(with_template(tiny_tokenizer, name), talk, False)
 
 
+@pytest.mark.parametrize(("name", "role"), [("gemma", "system"), ("mistral", "system"), ("mistral", "tool"), ("alpaca", "tool")])
+def test_a_later_message_of_a_role_that_the_family_does_not_know_is_refused(tiny_tokenizer: Any, name: str, role: str) -> None:
+    talk = [*TALK[:2], {"role": role, "content": "It is night."}, *TALK[2:]]
+    with pytest.raises(ModelError, match=f"refuses a conversation of user → assistant → {role}"):
+        render_text(with_template(tiny_tokenizer, name), talk, False)
+
+
 @pytest.mark.parametrize("name", ["llama3", "phi3", "gemma"])
 def test_a_template_whose_stop_token_the_vocabulary_lacks_is_refused(tiny_tokenizer: Any, name: str) -> None:
     bare = copy.deepcopy(tiny_tokenizer)
-    bare.chat_template = TEMPLATES[name].replace("{{ eos_token }}", "")
-    with pytest.raises(ModelError, match="never learn to stop"):
+    bare.chat_template = TEMPLATES[name]
+    with pytest.raises(ModelError, match="The chat template ends an answer with '<"):
         Renderer(bare)
 
 

@@ -183,3 +183,48 @@ def test_a_tokenizer_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{ not json")
     with pytest.raises(ModelError, match="org/tiny has no tokenizer that can be loaded"):
         load_tokenizer(source_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("tokenizer.json", None, []),
+        ("tokenizer.json", "model", {"type": "none"}),
+        ("tokenizer.json", "model", {"type": "BPE", "vocab": {}, "merges": ["a"]}),
+        ("tokenizer_config.json", "eos_token", 3),
+        ("tokenizer_config.json", "added_tokens_decoder", {"x": {"content": "a"}}),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_in_any_way_is_refused_in_one_line(
+    folder: Path, file: str, key: str | None, value: Any
+) -> None:
+    told = json.loads((folder / file).read_text()) if key else None
+    (folder / file).write_text(json.dumps({**told, key: value} if told else value))
+    with pytest.raises(ModelError, match=r"org/tiny has no tokenizer that can be loaded: .") as caught:
+        load_tokenizer(source_of(folder))
+    assert "\n" not in caught.value.what
+
+
+def test_a_chat_template_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": 5}))
+    with pytest.raises(ModelError, match="The chat template of org/tiny is no text"):
+        load_tokenizer(source_of(folder))
+
+
+@pytest.mark.parametrize("written", ["{{ bos_token }}", "<s>", "{% set begin = '<s>' %}{{ begin }}", ""])
+def test_a_template_of_ones_own_gets_one_bos_however_it_writes_it(folder: Path, tmp_path: Path, written: str) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "own.jinja").write_text(written + TEMPLATES["chatml"])
+    made = load_tokenizer(source_of(folder), str(tmp_path / "own.jinja"))
+    assert made("a")["input_ids"][0] == made.bos_token_id, "this tokenizer adds no BOS"
+    said = made.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    assert said.count("<s>") == 1

@@ -204,6 +204,11 @@ def test_no_such_data_set(refused: Callable[..., str]) -> None:
     refused(*train("model", "org/no-data"), says="org/no-data is neither a bundled data set", then="Check the name")
 
 
+@pytest.mark.parametrize(("typed", "near"), [("yodda", "yoda"), ("good", "good.jsonl")])
+def test_a_name_that_is_no_data_set_names_the_nearest(refused: Callable[..., str], typed: str, near: str) -> None:
+    refused(*train("model", typed), says=f"{typed} (did you mean {near}?) is neither", then="Check the name")
+
+
 @pytest.mark.parametrize("text", [[], ["", "  "]], ids=["empty", "blank"])
 def test_an_empty_file(refused: Callable[..., str], text: list[str]) -> None:
     write("rows.jsonl", *text)

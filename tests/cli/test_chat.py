@@ -27,12 +27,13 @@ from tunesmith.cli.chat_answer import CONTEXT, INTERRUPTED, MAX_NEW_TOKENS, STOP
 from tunesmith.cli.chat_drawing import write
 from tunesmith.cli.chat_editor import Editor
 from tunesmith.cli.chat_history import KEPT, open_history
-from tunesmith.cli.chat_model import Partner, open_partner
+from tunesmith.cli.chat_model import Partner, find_partner, open_partner
 from tunesmith.cli.chat_session import BASE, TUNED, Asked, Chat, Quit, Told
 from tunesmith.cli.chat_text import Thoughts, shown
 from tunesmith.cli.main import main
 from tunesmith.errors import DataError, RecipeError, RunError
 from tunesmith.generate.engine import Sampling
+from tunesmith.recipe import Recipe
 
 SAYS = "\x1b[31mRed\x9b\u202e wins"
 """What the speaking model answers to everything: a colour code, a C1 control and a bidi override in it."""
@@ -83,19 +84,34 @@ def adapter_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> Partner:
-    return open_partner(str(base_folder), {}, lambda line: None)
+    return open_partner(find_partner(str(base_folder), {}), lambda line: None)
 
 
 def test_a_run_that_is_not_there_is_told_at_once_with_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine-1").mkdir(parents=True)
     (tmp_path / "runs" / "mine-1" / "run.yaml").write_text("")
     with pytest.raises(RunError, match=r"There is no run .*mine-2. There are: .*mine-1"):
-        open_partner(str(tmp_path / "runs" / "mine-2"), {}, lambda line: None)
+        find_partner(str(tmp_path / "runs" / "mine-2"), {})
+
+
+@pytest.mark.parametrize(("name", "run"), [("mine-2", True), ("smollm2-135m", False)])
+def test_a_name_like_that_of_a_run_is_taken_for_one_unless_a_model_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, run: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for near in ("mine-1", "smollm2-135m-1"):
+        (tmp_path / "runs" / near).mkdir(parents=True)
+        (tmp_path / "runs" / near / "run.yaml").write_text("")
+    if run:
+        with pytest.raises(RunError, match=rf"There is no run {name}"):
+            find_partner(name, {})
+    else:
+        assert find_partner(name, {}) == Recipe(model_name_or_path=name)
 
 
 @pytest.fixture(scope="module")
 def tuned(adapter_folder: Path) -> Partner:
-    return open_partner(str(adapter_folder), {}, lambda line: None)
+    return open_partner(find_partner(str(adapter_folder), {}), lambda line: None)
 
 
 @pytest.fixture
@@ -421,7 +437,12 @@ def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 def test_one_question_of_a_base_model(base_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", str(base_folder), "--prompt", "/help", "--system", "Be short."]) == 0
-    assert capsys.readouterr().out == f"{TOLD}\n"
+    assert capsys.readouterr() == (f"{TOLD}\n", "")
+
+
+def test_an_answer_to_one_question_that_is_cut_says_so(base_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", str(base_folder), "--prompt", "hello", "--max-new-tokens", "2"]) == 0
+    assert "cut after 2 tokens: --max-new-tokens 4" in capsys.readouterr().err
 
 
 def test_lines_through_a_pipe_are_one_talk_with_an_object_for_each(

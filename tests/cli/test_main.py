@@ -75,6 +75,15 @@ def test_arguments_that_are_missing_are_one_paragraph_with_the_next_command(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments", [["chat"], ["resume"], ["serve"], ["compare"], ["merge", "out"], ["push", "me/x"]], ids=" ".join
+)
+def test_an_empty_name_is_not_the_folder_one_is_in(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command, *rest = arguments
+    assert main([command, "", *rest]) == 2
+    assert f"tunesmith {command}: argument R" in capsys.readouterr().err
+
+
 def test_debug_raises_what_is_otherwise_a_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
@@ -88,7 +97,7 @@ def test_an_interruption_is_exit_code_130(
     def interrupted(*arguments: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tunesmith.cli.chat_model.open_partner", interrupted)
+    monkeypatch.setattr("tunesmith.cli.chat_model.find_partner", interrupted)
     assert main(["chat", str(tmp_path)]) == 130
     assert "Stopped" in capsys.readouterr().err
 
@@ -100,7 +109,7 @@ def test_memory_that_runs_out_is_one_paragraph(
     def full(*arguments: Any) -> str:
         raise error
 
-    monkeypatch.setattr("tunesmith.cli.chat_model.open_partner", full)
+    monkeypatch.setattr("tunesmith.cli.chat_model.find_partner", full)
     assert main(["chat", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: The memory of this machine ran out.")
 
@@ -125,9 +134,13 @@ def test_plan_shows_the_plan_loads_no_weight_and_leaves_nothing(
     assert main(["plan", "model", rows, "--num-train-epochs", "2", "--micro-batch-size", "4"]) == 0
     out = capsys.readouterr().out
     assert "micro-batch-size → per_device_train_batch_size: 4" in out
-    for word in ("12 rows to train on", "'prompt' → 'completion'", "updates of 4 × 1", "NF4", "GB predicted"):
+    for word in ("12 rows to train on", "'prompt' → 'completion'", "updates of 4 rows", "NF4", "GB predicted", "bytes as loaded"):
         assert word in out
-    assert "→ │ weights kept" in out[out.index("Ways to run it") :]
+    ways = out[out.index("Ways to run it") :]
+    assert "→  weights kept" in ways
+    assert "weights kept: the 4-bit weights are kept unpacked, too" in ways
+    for jargon in ("0:0", "× 1"):
+        assert jargon not in out
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -78,7 +78,12 @@ def test_what_needs_a_look_is_exit_code_0_and_names_the_setting_to_change(told: 
     [
         (ROWS, ["--max-length", "3"], "tunesmith preview model rows.jsonl --max-length "),
         ([*ROWS, {"prompt": "a", "completion": ""}], [], "tunesmith train model rows.jsonl --on-bad-row skip"),
-        ([], [], "tunesmith preview model rows.jsonl"),
+        (
+            ROWS,
+            ["--prompt", "promt", "--input-column=promt", "--completion", "answer"],
+            "tunesmith preview model rows.jsonl --prompt prompt --completion completion\n",
+        ),
+        ([{"left": "a", "right": "b"}] * 3, [], "tunesmith preview model rows.jsonl --prompt left --completion right\n"),
     ],
 )
 def test_what_will_not_train_is_exit_code_1_and_the_next_command_mends_it(
@@ -89,9 +94,25 @@ def test_what_will_not_train_is_exit_code_1_and_the_next_command_mends_it(
     assert code == 1
     assert "Verdict: will not train." in out
     assert f"Next: {then}" in out
-    if rows:
-        mended = out.split("Next: tunesmith ")[1].split()
-        assert main(["preview", *mended[1:]]) == 0
+    mended = out.split("Next: tunesmith ")[1].split()
+    assert main(["preview", *mended[1:]]) == 0
+
+
+def test_where_no_setting_mends_it_the_command_comes_after_the_mending(told: Callable[..., tuple[int, str]]) -> None:
+    write("rows.jsonl")
+    code, out = told("rows.jsonl")
+    assert code == 1
+    assert "When that is mended: tunesmith preview model rows.jsonl\n" in out
+    assert "Next:" not in out
+    mixture = {"model": "model", "datasets": [{"path": "mixed.jsonl", "prompt": "promt", "completion": "completion"}]}
+    write("mixed.jsonl", *ROWS)
+    write("run.yaml", mixture)
+    assert main(["preview", "run.yaml"]) == 1, "a mixture names its columns itself"
+
+
+def test_data_that_are_not_there_are_a_mistake_in_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preview", "model", "rowz.jsonl"]) == 2
+    assert "There is no file rowz.jsonl (did you mean rows.jsonl?)" in capsys.readouterr().err
 
 
 def test_json_is_alone_on_standard_output_and_says_the_same(told: Callable[..., tuple[int, str]]) -> None:
@@ -171,6 +192,12 @@ def test_the_page_is_one_file_without_script_and_shows_what_is_odd_as_text(told:
     assert "width=device-width" in source
     for word in ("15 to train on", "Lengths", "Looked for", "stop token", "tunesmith train model rows.jsonl"):
         assert word.replace("15", "16") in page.text
+
+
+def test_rows_of_the_bundled_data_are_named_without_the_folder_they_are_installed_in(told: Callable[..., tuple[int, str]]) -> None:
+    _, out = told("yoda", "--html", "page.html", "--max-rows", "20")
+    assert "\nyoda/train.jsonl line 1 · " in out
+    assert "<h3>yoda/train.jsonl line 1 " in Path("page.html").read_text(encoding="utf-8")
 
 
 def test_a_page_is_not_overwritten_unless_asked(told: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]) -> None:

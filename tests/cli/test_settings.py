@@ -185,7 +185,7 @@ def test_two_values_for_one_setting_in_a_file_are_refused(tmp_path: Path) -> Non
 
 def test_an_unknown_setting_in_a_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("lora_rnk: 4\n")
-    with pytest.raises(RecipeError, match="did you mean lora_rank"):
+    with pytest.raises(RecipeError, match=r"run\.yaml: There is no setting 'lora_rnk' \(did you mean lora_rank"):
         read(str(tmp_path / "run.yaml"))
 
 
@@ -206,10 +206,43 @@ def test_an_unknown_flag_names_the_nearest(arguments: list[str], near: str) -> N
         read(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "then"),
+    [
+        (["smollm2-135m", "--dry-run"], "`tunesmith preview smollm2-135m` .*`tunesmith plan smollm2-135m`"),
+        (["--dry_run=true", "--lora-r", "4"], "`tunesmith plan --lora-r 4`"),
+        (["resume_from_checkpoint=true"], "tunesmith resume RUN"),
+        (["--overwrite-output-dir"], "another --output-dir"),
+        (["--bf16"], "--dtype bfloat16"),
+    ],
+)
+def test_a_flag_of_other_tools_that_is_no_setting_says_what_does_what_it_does(arguments: list[str], then: str) -> None:
+    with pytest.raises(RecipeError, match=then) as caught:
+        read(*arguments)
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("arguments", [["--lora-r"], ["--output-dir"], ["--lora-r", "--seed", "1"], ["--lora-r="]], ids=" ".join)
 def test_a_flag_without_its_value_is_refused(arguments: list[str]) -> None:
     with pytest.raises(RecipeError):
         read(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--lora-r"], "--lora-r has no value. Give it one, such as --lora-r 8."),
+        (["--max-length", "--seed", "1"], "--max-length has no value. Give it one, such as --max-length VALUE."),
+        (["-r", "8"], "There is no setting '-r': all begin with two dashes."),
+        (["--lora-r", "eight"], "lora_r: 'eight' will not do: a whole number is needed here."),
+        (["--val-size", "10%"], "val_size: '10%' will not do: a number is needed here."),
+        (["--epochs", "0"], "num_train_epochs: 0 will not do: it should be greater than 0."),
+    ],
+)
+def test_what_is_wrong_with_a_flag_is_said_in_plain_words(arguments: list[str], says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read(*arguments)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[1", "{a", '"x'])
@@ -231,4 +264,7 @@ def test_help_lists_every_setting_once_with_its_group_and_default(capsys: pytest
     for group in ("model", "adapter", "data", "training", "output"):
         assert f"{group} settings:" in text
     words: Any = " ".join(text.split())
-    assert "Rank of the adapter; 8 holds a style, 16-64 more knowledge. [8]" in words
+    assert "--lora-r N Rank of the adapter; 8 holds a style, 16-64 more knowledge. [8]" in words
+    assert "--dtype auto|float32|bfloat16|float16 " in words
+    assert "--shuffle true|false Draw the rows in a new order each epoch. [true]" in words
+    assert "--gradient-checkpointing true|false|auto " in words

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli.show import QUESTION, Show, next_commands, short_question
+from tunesmith.cli.show import QUESTION, Show, duration, next_commands, short_question
 from tunesmith.data.conversation import Conversation, Message
 from tunesmith.training.loop import StepReport
 
@@ -25,8 +25,10 @@ def talk(*asked: str) -> Conversation:
     ],
 )
 def test_the_command_to_try_next_asks_what_the_users_rows_ask(asked: list[str], shown: str) -> None:
-    command = str(next_commands(Path("my runs/one"), short_question(map(talk, asked)))).strip().splitlines()[1]
-    assert shlex.split(command)[:5] == ["tunesmith", "chat", "my runs/one", "--prompt", shown]
+    lines = str(next_commands(Path("my runs/one"), short_question(map(talk, asked)))).strip().splitlines()
+    ask, chat = (shlex.split(line[line.index("tunesmith") :]) for line in lines[1:3])
+    assert ask == ["tunesmith", "chat", "my runs/one", "--prompt", shown]
+    assert chat == ["tunesmith", "chat", "my runs/one"]
 
 
 def test_the_time_left_is_that_of_recent_updates_not_of_a_slow_first_or_a_short_last_one(
@@ -37,4 +39,12 @@ def test_the_time_left_is_that_of_recent_updates_not_of_a_slow_first_or_a_short_
     show.every = 1
     for step, seconds in ((1, 90.0), (2, 9.0), (3, 5.0)):
         show(StepReport(**values | {"step": step, "seconds": seconds}))
-    assert capsys.readouterr().out.splitlines()[-1].endswith("4:19 left")  # 37 updates of 7 seconds
+    assert capsys.readouterr().out.splitlines()[-1].endswith("4 min 19 s left")  # 37 updates of 7 seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [(0.4, "0 s"), (1, "1 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (1298, "21 min 38 s"), (7500, "2 h 5 min"), (-1, "0 s")],
+)
+def test_a_duration_is_told_with_its_units(seconds: float, says: str) -> None:
+    assert duration(seconds) == says

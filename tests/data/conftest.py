@@ -1,5 +1,6 @@
 """Tiny real tokenizers of the families whose chat templates are tested."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -126,5 +127,59 @@ def tokenizer_of_controls() -> Callable[..., Any]:
         made = _build("<BOS>", "<EOS>", tuple(controls), template, LLAMA3_SPLIT)
         made.backend_tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
         return made
+
+    return tokenizer
+
+
+SEED = "The Force is strong in you! Where does the river go, and who lives there? a b c d e x user end assistant s\n\n"
+
+
+@cache
+def _core(kind: str) -> str:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    alphabet = sorted({*SEED, *"<|>/[]\n éß"})
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    if kind == "byte-level":
+        core = Tokenizer(models.BPE(ignore_merges=True))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    elif kind == "unigram":
+        core = Tokenizer(models.Unigram())
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        core.decoder = decoders.Metaspace(prepend_scheme="first")
+        trainer = trainers.UnigramTrainer(
+            vocab_size=80, special_tokens=["<unk>"], unk_token="<unk>", initial_alphabet=alphabet, show_progress=False
+        )
+    else:  # as Llama 2 was converted: every stretch between control tokens begins with a space
+        core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        prefix = [normalizers.Prepend("▁")] if kind == "prepend" else []
+        core.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
+        core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        trainer = trainers.BpeTrainer(
+            vocab_size=420, special_tokens=["<unk>", *pieces], initial_alphabet=alphabet, show_progress=False
+        )
+    core.train_from_iterator([SEED] * 4, trainer)
+    state = json.loads(core.to_str())  # byte pieces are ordinary tokens
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] == "<unk>"]
+    return json.dumps(state)
+
+
+@pytest.fixture(scope="session")
+def vocabulary_like() -> Callable[..., Any]:
+    """A tokenizer of a make (byte-level, unigram, prepend as Llama 2's, replace as Gemma's) with a template and its control tokens,
+    BOS and EOS first; ``rstrip``: they take the white space behind them, as Phi-3's do."""
+    from tokenizers import AddedToken, Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    @cache
+    def tokenizer(kind: str, controls: tuple[str, ...], template: str, rstrip: bool = False) -> Any:
+        core = Tokenizer.from_str(_core(kind))
+        core.add_special_tokens([AddedToken(c, special=True, normalized=False, rstrip=rstrip) for c in controls])
+        bos, eos = controls[:2]
+        return PreTrainedTokenizerFast(
+            tokenizer_object=core, bos_token=bos, eos_token=eos, unk_token="<unk>", chat_template=template
+        )
 
     return tokenizer

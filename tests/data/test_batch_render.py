@@ -120,6 +120,18 @@ def test_what_a_trace_cannot_follow_has_none(name):
         Tracer(ODD[name], {}).trace(("user",), ("a",), False)
 
 
+@pytest.mark.parametrize("asked", ["content | int > 9", "content | float > 9", "content | wordcount > 2"])
+def test_what_reads_a_content_without_asking_it_has_no_trace(asked, tokenizer_with):
+    template = TEMPLATES["chatml"].replace(
+        "{{ message['content'] }}", f"{{% if message.{asked} %}}many {{% endif %}}{{{{ message.content }}}}"
+    )
+    turns = _Turns(tokenizer_with(template))
+    traced = TracedTemplate(turns)
+    for contents in (["1", "a"], ["10", "a b c"]):
+        messages = _talk(("user", "assistant"), contents).as_dicts()
+        assert traced.text(messages, False) in (None, turns.text(messages, prompt=False))
+
+
 def test_a_trace_holds_only_where_the_template_would_be_told_the_same():
     trace = Tracer(THINKING, {}).trace(("user", "assistant"), ("a", "b"), False)
     assert trace.text(("c", " d ")) == "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n"

@@ -29,6 +29,11 @@ def find(*rows: dict, **named) -> Columns:
             "messages from 'messages'; not read: messages: id, messages: refusal",
         ),
         ({"": 0, "prompt": "", "completion": ""}, "'prompt' → 'completion'; not read: (no name)"),
+        ({"a\ud800\x1b[2J": 0, "prompt": "", "completion": ""}, "'prompt' → 'completion'; not read: a\\ud800\\x1b[2J"),
+        (
+            {"conversation": {"from": ["human", "gpt"], "value": ["a", "b"], "id": [1, 2]}},
+            "messages from 'conversation' (from and value); not read: conversation: id",
+        ),
         ({"messages": SAID, "tools": "[]"}, "messages from 'messages', tools from 'tools'"),
         ({"prompt": "", "completion": ""}, "'prompt' → 'completion'"),
         ({"prompt": SAID[:1], "completion": SAID[1:]}, "'prompt' → 'completion'"),
@@ -41,6 +46,8 @@ def find(*rows: dict, **named) -> Columns:
         ({"system_prompt": "", "question": "", "response": ""}, "'question' → 'response', system prompt from 'system_prompt'"),
         ({"Question": "", "Answer": ""}, "'Question' → 'Answer'"),
         ({"problem": "", "solution": ""}, "'problem' → 'solution'"),
+        ({"context": "", "question": "", "answer": ""}, "'question' + 'context' → 'answer'"),
+        ({"prompt": "", "context": "", "completion": ""}, "'prompt' → 'completion'; not read: context"),
         ({"text": ""}, "plain text from 'text', every token trained"),
         ({"instruction": "", "input": "", "output": "", "text": ""}, "'instruction' + 'input' → 'output'; not read: text"),
     ],
@@ -152,3 +159,24 @@ def test_columns_that_mean_nothing_are_not_guessed_between():
     with pytest.raises(DataError) as caught:
         find({"to ask": "", "said": ""})
     assert caught.value.fix == "Name the columns you mean: --prompt 'to ask' --completion said."
+
+
+@pytest.mark.parametrize("labels", [[True, False], [True, None], ["true", "False"]], ids=str)
+def test_completions_that_are_labelled_good_or_bad_are_not_learnt_alike_unless_they_are_named(labels):
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in labels]
+    with pytest.raises(DataError, match=r"rows\.jsonl says in 'label' which completions are good") as caught:
+        find(*rows)
+    assert "--prompt prompt --completion completion" in caught.value.fix
+    assert find(*rows, prompt="prompt", completion="completion") == Columns(prompt="prompt", completion="completion")
+
+
+@pytest.mark.parametrize("label", [3, "sports", None])
+def test_a_label_that_says_nothing_of_good_and_bad_is_only_not_read(label):
+    assert find({"prompt": "a", "completion": "b", "label": label}).unread == ("label",)
+
+
+@pytest.mark.parametrize("messages", [SAID, SPOKEN], ids=["said", "spoken"])
+def test_a_file_of_one_message_a_row_is_told_from_one_with_a_prompt_and_an_answer(messages):
+    with pytest.raises(DataError, match="holds one message a row") as caught:
+        find(*messages)
+    assert '{"messages": [' in caught.value.fix

@@ -6,70 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunesmith.data.batch_render import BatchRenderer
 from tunesmith.data.controls import PRIVATE, ControlTokens
 from tunesmith.data.conversation import Conversation, Message
 from tunesmith.data.render import IGNORE, Renderer
 from tunesmith.errors import DataError
 
 CONTROLS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>")
-SEED = "The Force is strong in you! Where does the river go, and who lives there? a b c d e x user end assistant s"
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 
-def _core(kind: str):
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    alphabet = sorted({*SEED, *"<|>/[]\n éß"})
-    pieces = [*CONTROLS, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    if kind == "byte-level":
-        core = Tokenizer(models.BPE(ignore_merges=True))
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        core.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    elif kind == "unigram":
-        core = Tokenizer(models.Unigram())
-        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        core.decoder = decoders.Metaspace(prepend_scheme="first")
-        trainer = trainers.UnigramTrainer(
-            vocab_size=80, special_tokens=["<unk>"], unk_token="<unk>", initial_alphabet=alphabet, show_progress=False
-        )
-    else:  # as Llama 2 was converted: every stretch between control tokens begins with a space
-        core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        prefix = [normalizers.Prepend("▁")] if kind == "prepend" else []
-        core.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
-        core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-        trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=pieces[5:], initial_alphabet=alphabet, show_progress=False)
-    core.train_from_iterator([SEED] * 4, trainer)
-    return core
-
-
 KINDS = ["byte-level", "unigram", "prepend", "replace"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer_like():
+def tokenizer_like(vocabulary_like):
     """A tokenizer of a make; ``rstrip``: its control tokens take the white space behind them, as Phi-3's do."""
-    from tokenizers import AddedToken, Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    made = {}
-
-    def tokenizer(kind: str, rstrip: bool = False):
-        if (kind, rstrip) not in made:
-            core = _core(kind)
-            state = json.loads(core.to_str())  # byte pieces are ordinary tokens
-            state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] == "<unk>"]
-            core = Tokenizer.from_str(json.dumps(state))
-            core.add_special_tokens([AddedToken(c, special=True, normalized=False, rstrip=rstrip) for c in CONTROLS])
-            made[kind, rstrip] = PreTrainedTokenizerFast(
-                tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=TEMPLATE
-            )
-        return made[kind, rstrip]
-
-    return tokenizer
+    return lambda kind, rstrip=False: vocabulary_like(kind, CONTROLS, TEMPLATE, rstrip)
 
 
 every_make = pytest.mark.parametrize("rstrip", [False, True], ids=["", "rstrip"])
@@ -162,3 +118,21 @@ def test_lists_and_objects_are_searched_and_veiled_with_their_keys(tokenizer_lik
     assert controls.find(value) == "<|end|>"
     assert controls.find([{"a": ["b"]}, 3]) is None
     assert controls.find(controls.veil(value, PRIVATE[0])) is None
+
+
+@pytest.mark.parametrize("typed", ["<|END|>", "＜|end|＞", "<|end｜>", "x<|eNd|>y"])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_control_token_in_other_letters_stays_text_even_if_the_tokenizer_makes_them_alike(vocabulary_like, typed, normalized):
+    from tokenizers import AddedToken, Tokenizer, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(vocabulary_like("byte-level", CONTROLS, TEMPLATE).backend_tokenizer.to_str())
+    core = Tokenizer.from_str(json.dumps({**state, "added_tokens": []}))
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    core.add_special_tokens([AddedToken(name, special=True, normalized=normalized) for name in CONTROLS])
+    renderer = Renderer(PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE))
+    plain, said = renderer.example(_talk("x", "river")), renderer.example(_talk(typed, "river"))
+    count = [sum(number in renderer.controls.ids for number in example.input_ids) for example in (plain, said)]
+    assert count[0] == count[1] == 5
+    assert BatchRenderer.like(renderer).examples([_talk("x", "river"), _talk(typed, "river")]) == [plain, said]
+    assert len(renderer.notes(2, 2)) == normalized, "that it was typed is told where it mattered"

@@ -1,5 +1,7 @@
 """Proves that rows of every known shape become the conversations they mean, and that all others are refused with their row."""
 
+import json
+
 import pytest
 
 from tunesmith.data.formats import PAIRS, Columns, Message, find_columns, to_conversations
@@ -168,3 +170,80 @@ def test_half_a_character_is_refused_before_the_tokenizer_sees_it(half):
 
 def test_whole_characters_beyond_the_basic_plane_are_text():
     assert _convert(PROMPT, prompt="😀", completion="\ufffd𝄞")[1].content == "\ufffd𝄞"
+
+
+BEGIN = [Row({"instruction": "Sum up.", "output": "There."}, f"line {n}") for n in range(120)]
+
+
+def _last(row: dict, first: list[Row] = BEGIN) -> tuple[Message, ...]:
+    """The messages of a row that only comes when the columns have been found."""
+    rows = [*first, Row(row, "line 121")]
+    return to_conversations(rows, find_columns(rows, "rows.jsonl"))[-1].messages
+
+
+def test_an_input_and_a_system_prompt_that_only_later_rows_have_are_read():
+    row = {"instruction": "Sum up.", "input": "A tale.", "output": "There.", "system_prompt": "Be brief."}
+    assert _last(row) == (Message("system", "Be brief."), Message("user", "Sum up.\n\nA tale."), Message("assistant", "There."))
+
+
+def test_tools_that_only_later_rows_have_are_read():
+    rows = [Row({"messages": [QUESTION, ANSWER]}, f"line {n}") for n in range(120)]
+    rows.append(Row({"messages": [QUESTION, ANSWER], "tools": [{"name": "find"}]}, "line 121"))
+    assert [len(c.tools) for c in to_conversations(rows, find_columns(rows, "rows.jsonl"))] == [0] * 120 + [1]
+
+
+def test_what_the_user_did_not_name_is_not_read_from_later_rows_either():
+    rows = [*BEGIN, Row({"instruction": "Sum up.", "input": "A tale.", "output": "There."}, "line 121")]
+    columns = find_columns(rows, "rows.jsonl", prompt="instruction", completion="output")
+    assert to_conversations(rows, columns)[-1].messages[0] == Message("user", "Sum up.")
+
+
+def test_answers_within_a_prompt_are_asked_about_and_not_learnt():
+    both = _convert(PROMPT, prompt=[QUESTION, {"role": "assistant", "content": "Here?"}, QUESTION], completion=[ANSWER])
+    assert [(m.role, m.train) for m in both] == [("user", True), ("assistant", False), ("user", True), ("assistant", True)]
+
+
+def test_a_blank_completion_is_refused_even_if_the_prompt_holds_an_answer():
+    prompt = [QUESTION, {"role": "assistant", "content": "Here?"}, QUESTION]
+    assert "has no assistant text to learn" in _refusal(PROMPT, prompt=prompt, completion=" ")
+
+
+@pytest.mark.parametrize(("blank", "asked"), [("", "A tale."), (" \n", "A tale."), ("Sum up.", "Sum up.\n\nA tale.")])
+def test_an_input_below_no_instruction_stands_alone(blank, asked):
+    columns = Columns(prompt="instruction", completion="output", input="input")
+    assert _convert(columns, instruction=blank, input="A tale.", output="There.")[0] == Message("user", asked)
+
+
+def test_a_blank_system_prompt_is_none_and_the_templates_own_stays():
+    columns = Columns(prompt="prompt", completion="completion", system="system")
+    assert [m.role for m in _convert(columns, prompt="Where?", completion="There.", system=" \n")] == ["user", "assistant"]
+
+
+def test_a_passage_that_is_no_text_says_how_to_leave_it_out():
+    columns = Columns(prompt="question", completion="answer", input="context")
+    with pytest.raises(DataError, match="column 'context' is a list, not text") as caught:
+        _convert(columns, question="Where?", answer="There.", context=["A tale."])
+    assert "--prompt question --completion answer" in caught.value.fix
+
+
+def test_rows_of_other_columns_say_how_files_of_both_are_read():
+    with pytest.raises(DataError, match="has no 'prompt'; it has messages") as caught:
+        _convert(PROMPT, messages=[QUESTION, ANSWER])
+    assert "named one by one, with commas" in caught.value.fix
+
+
+def test_lists_of_messages_that_csv_holds_as_json_are_the_messages_and_never_learnt_as_text():
+    assert _convert(PROMPT, prompt=json.dumps([QUESTION]), completion=json.dumps([ANSWER], indent=1)) == _convert(
+        PROMPT, prompt=[QUESTION], completion=[ANSWER]
+    )
+    assert "'completion' is text that is not JSON" in _refusal(PROMPT, prompt="Where?", completion=str([ANSWER]))
+
+
+@pytest.mark.parametrize("text", ['[{"role": "viewer", "content": "x"}]', '[{"name": "a"}]', "[1]", '["role", "content"]', "[{"])
+def test_other_json_in_a_prompt_or_completion_is_text(text):
+    assert [m.content for m in _convert(PROMPT, prompt=text, completion=text)] == [text, text]
+
+
+def test_a_prompt_that_begins_the_answer_is_refused():
+    said = _refusal(PROMPT, prompt=[QUESTION, ANSWER], completion=[ANSWER])
+    assert "'prompt' ends with the beginning of an answer" in said

@@ -1,6 +1,7 @@
 """Proves that lists of messages of both forms are read alike, that marks are honoured, and that what is wrong has its number."""
 
 import json
+from datetime import datetime
 
 import pytest
 
@@ -53,7 +54,27 @@ def test_an_unknown_speaker_is_refused_with_its_number():
 
 @pytest.mark.parametrize("value", [None, 3, ["a"]])
 def test_what_a_speaker_says_must_be_text(value):
-    assert "message 1 is" in refusal(talk=[{"from": "human", "value": value}, {"from": "gpt", "value": "b"}])
+    assert "message 1" in refusal(talk=[{"from": "human", "value": value}, {"from": "gpt", "value": "b"}])
+
+
+def test_what_else_a_speaker_brings_is_read_as_in_other_messages():
+    spoken = {"from": "gpt", "value": "Look.", "tool_calls": [CALL], "reasoning_content": "Hm.", "weight": 0}
+    answer = read(talk=[{"from": "human", "value": "a"}, spoken, {"from": "gpt", "value": "b"}]).messages[1]
+    assert answer == Message("assistant", "Look.", False, {"reasoning_content": "Hm.", "tool_calls": [CALL]})
+
+
+@pytest.mark.parametrize("value", ["", "[]"])
+def test_a_speaker_who_calls_without_a_call_is_refused(value):
+    assert "message 2 is a function_call without a call" in refusal(
+        talk=[{"from": "human", "value": "a"}, {"from": "function_call", "value": value}]
+    )
+
+
+@pytest.mark.parametrize(("role", "meant"), [("human", "user"), ("gpt", "assistant"), ("developer", "system")])
+def test_a_role_by_another_name_is_refused_with_its_own(role, meant):
+    with pytest.raises(RowError, match=f"message 1: role '{role}' is not one of") as caught:
+        read(talk=[say(role, "a"), say("assistant", "b")])
+    assert f"Rename it to {meant}." in caught.value.fix
 
 
 # ---- marks
@@ -109,7 +130,7 @@ def test_tools_in_every_form_are_one_form(tools):
     assert read(talk=[say("user", "a"), say("assistant", "b")], tools=tools).tools == (TOOL,)
 
 
-@pytest.mark.parametrize("tools", [None, [], ""])
+@pytest.mark.parametrize("tools", [None, [], "", " ", "null", "[]"])
 def test_a_row_may_have_no_tools(tools):
     assert read(talk=[say("user", "a"), say("assistant", "b")], tools=tools).tools == ()
 
@@ -128,6 +149,10 @@ def test_what_templates_read_of_a_result_is_kept():
         ([{"name": "find", "arguments": [1]}], "its arguments are a list, not an object"),
         (7, "tool_calls is a number, not a list"),
         ([{"name": "find", "arguments": {"a": "\ud83d"}}], "half a character"),
+        ([{"name": "find\ud83d", "arguments": {}}], "half a character"),
+        ([{"name": "find", "arguments": {"when": datetime(2026, 1, 1)}}], "call 1 holds a datetime, and JSON has no such value"),
+        ([{"name": "find", "arguments": {"near": [b"Bath"]}}], "call 1 holds bytes, and JSON"),
+        ([{"name": "find", "arguments": {"near": float("nan")}}], "call 1 holds nan, and JSON"),
     ],
     ids=str,
 )
@@ -232,7 +257,7 @@ def test_text_that_is_no_list_of_messages_is_refused(text, says):
     assert says in refusal(talk=text)
 
 
-@pytest.mark.parametrize("mark", [{"train_on_turn": False}, {"mask": True}, {"loss": 0}])
+@pytest.mark.parametrize("mark", [{"train_on_turn": False}, {"mask": True}, {"loss": 0}, {"train_detail": []}])
 def test_marks_of_other_tools_are_refused_not_passed_over(mark):
     assert f"message 2: {next(iter(mark))} is another tool's mark" in refusal(
         talk=[say("user", "a"), say("assistant", "b", **mark)]
@@ -249,3 +274,9 @@ def test_a_call_in_the_old_form_is_refused_not_passed_over():
 def test_arguments_that_are_not_strict_json_are_refused():
     call = {"type": "function", "function": {"name": "find", "arguments": '{"near": NaN}'}}
     assert "NaN is no JSON value" in refusal(talk=[say("user", "a"), say("assistant", "", tool_calls=[call])])
+
+
+def test_messages_that_stand_there_as_an_object_of_lists_are_messages():
+    lists = {"role": ["user", "assistant"], "content": ["Where?", "There."], "weight": [None, 1]}
+    assert read(talk=lists) == read(talk=[say("user", "Where?"), say("assistant", "There.")])
+    assert "'talk' is an object, not a list of messages" in refusal(talk={**lists, "weight": [1]})

@@ -58,7 +58,7 @@ def test_what_max_length_cuts_is_said_in_answer_tokens_with_the_length_that_cuts
     assert seen.cut.answer_tokens > 0
     assert seen.cut.shortest == whole.shortest
     assert seen.verdict.word == LOOK
-    assert seen.verdict.max_length == whole.shortest
+    assert seen.verdict.settings == {"max_length": whole.shortest}
     assert look(ROWS, max_length=whole.shortest).verdict.word == GOOD
 
 
@@ -66,7 +66,7 @@ def test_nothing_left_to_train_will_not_train_and_says_which_length_would_do(loo
     seen = look(ROWS, max_length=4)
     assert seen.verdict.word == WILL_NOT
     assert "No answer token" in seen.verdict.reasons[0]
-    assert seen.verdict.max_length == seen.cut.shortest
+    assert seen.verdict.settings == {"max_length": seen.cut.shortest}
     assert seen.cut.whole_answers == len(ROWS)
     assert all(piece.cut for row in seen.shown for piece in row.pieces[4:])
 
@@ -75,7 +75,7 @@ def test_bad_rows_will_not_train_are_all_counted_and_the_rest_is_shown(look: Any
     bad = [{"prompt": "a", "completion": ""}, '{"prompt": ', {"prompt": 3, "completion": "b"}]
     seen = look([*ROWS, *bad])
     assert seen.verdict.word == WILL_NOT
-    assert seen.verdict.skip
+    assert seen.verdict.settings == {"on_bad_row": "skip"}
     assert seen.bad.count == 3
     assert sum("line 3" in reason for reason in seen.bad.reasons) == 3
     assert seen.rows == len(ROWS)
@@ -115,7 +115,7 @@ def test_a_file_that_is_damaged_after_a_bad_row_would_not_train_without_that_row
     assert seen.verdict.word == WILL_NOT
     assert "line 2 has 1 fields" in seen.verdict.reasons[0]
     assert "line 12: a quoted field" in seen.verdict.reasons[1]
-    assert not seen.verdict.skip
+    assert seen.verdict.settings == {}
     assert seen.bad.count == 1
 
 
@@ -205,3 +205,10 @@ def test_conversations_of_many_turns_and_plain_texts(look: Any) -> None:
     plain = look([{"text": f"The wind {i} is cold in the camp."} for i in range(8)])
     assert plain.verdict.word != WILL_NOT
     assert plain.shown[0].trained == plain.shown[0].tokens - 1
+
+
+def test_what_was_done_to_rows_is_told(look: Any) -> None:
+    typed = {"prompt": "What does <|im_end|> mean?", "completion": "It ends a turn of a conversation."}
+    (note,) = look([*ROWS, typed]).notes
+    assert note.startswith("control tokens of this model are spelled out in 1 row")
+    assert look(ROWS).notes == ()

@@ -171,3 +171,33 @@ def test_a_row_of_one_line_that_is_too_long_is_left_out_alone(file, quote):
     rows = load_rows(file("a.csv", f"a,b\n1,{quote}{'x' * (ROW_LIMIT + 1)}{quote}\n3,4\n"), bad=bad)
     assert [row.where for row in rows] == ["a.csv line 3"]
     assert "a.csv line 2 is longer than" in bad.facts.describe()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_told_from_bad_rows(file, name, encoding):
+    text = {"a.jsonl": LINES, "a.json": json.dumps(ROWS), "a.csv": "prompt,completion\na,b\n"}[name]
+    with pytest.raises(DataError, match=f"{name} is UTF-16"):
+        load_rows(file(name, text.encode(encoding)), bad=BadRows())
+
+
+def test_a_comma_behind_an_object_is_named(file):
+    with pytest.raises(RowError, match=r"a\.jsonl line 1 is not JSON: a comma stands behind the object"):
+        load_rows(file("a.jsonl", LINES.replace("\n", ",\n")))
+
+
+def test_a_comma_before_the_end_of_a_list_is_named_with_its_line(file):
+    with pytest.raises(DataError, match=r"a\.json line 2: A comma stands before the end of the list"):
+        load_rows(file("a.json", '[{"prompt": "a"},\n]'))
+
+
+def test_conversations_without_a_name_are_told_where_to_stand(file):
+    with pytest.raises(RowError, match=r"a\.json row 1 is a list of messages") as caught:
+        load_rows(file("a.json", json.dumps([[{"role": "user", "content": "a"}]])))
+    assert '{"messages": […]}' in caught.value.fix
+
+
+def test_the_line_that_tells_excel_the_separator_is_no_header(file):
+    with pytest.raises(RowError, match=r"a\.csv line 1 tells Excel the separator") as caught:
+        load_rows(file("a.csv", "sep=,\nprompt,completion\na,b\n"))
+    assert caught.value.fix.startswith("Remove the line")

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file
 from tests.export.tiny_bases import save_base, sentencepiece
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,10 +20,14 @@ from tunesmith.base.lean import speed_up
 from tunesmith.base.load import choose_compute, load_model
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.export.adapter import save_adapter
+from tunesmith.export.card import write_card
 from tunesmith.recipe import Recipe
 
 IDS = torch.tensor([[1, 40, 7, 99, 250, 3, 18, 2]])
-FILES = {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+FILES = {
+    "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json", "tokenizer.json",
+    "tokenizer_config.json",
+}  # fmt: skip
 
 
 def tuned(folder: Path, seed: int = 1) -> Any:
@@ -45,7 +50,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.fixture
 def saved(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> tuple[Any, Path]:
     model = tuned(tiny_model_folder)
-    save_adapter(model, tiny_tokenizer, tmp_path / "run")
+    save_adapter(model, tiny_tokenizer, [2], tmp_path / "run")
     return model, tmp_path / "run"
 
 
@@ -68,10 +73,32 @@ def test_plain_peft_loads_it_over_the_plain_base_with_equal_logits(saved: tuple[
         assert float((logits(plain) - logits(model)).abs().max()) > 0.01, "the adapter does nothing, so nothing was compared"
 
 
+def loaded_as_the_card_says(folder: Path) -> Any:
+    write_card(folder, "org/name", {})
+    lines = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    made: dict[str, Any] = {}
+    exec(lines.replace("PATH_OF_THIS_FOLDER", str(folder)), made)
+    return made["model"].eval()
+
+
 def test_the_lines_on_the_model_card_load_it(saved: tuple[Any, Path]) -> None:
     model, folder = saved
-    plain = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
-    torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(loaded_as_the_card_says(folder)), logits(model), rtol=0, atol=1e-5)
+
+
+def test_loaded_as_the_card_says_its_answers_end_where_they_were_taught_to_and_the_base_knows_nothing_of_it(
+    saved: tuple[Any, Path], tiny_tokenizer: Any, tiny_model_folder: Path
+) -> None:
+    model, folder = saved
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    plain = PeftModel.from_pretrained(base, folder).eval()
+    written = plain.generate(input_ids=IDS, max_new_tokens=8, do_sample=False, pad_token_id=0)[0, IDS.shape[1] :].tolist()
+    stop = written[1]  # stands for the stop token
+    assert stop not in (written[0], base.generation_config.eos_token_id)
+    assert len(written) == 8, "the base itself would stop there"
+    save_adapter(model, tiny_tokenizer, [stop], folder)
+    ended = loaded_as_the_card_says(folder).generate(input_ids=IDS, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert ended[0, IDS.shape[1] :].tolist() == written[:2]
 
 
 def test_tunesmith_opens_it_with_equal_logits(saved: tuple[Any, Path], tiny_model_folder: Path) -> None:
@@ -79,6 +106,18 @@ def test_tunesmith_opens_it_with_equal_logits(saved: tuple[Any, Path], tiny_mode
     recipe = Recipe.of({"device": "cpu", "load_in_4bit": False})
     again = open_adapter(load_model(resolve(str(tiny_model_folder)), recipe, choose_compute(recipe)), folder)
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-5)
+
+
+def test_opening_one_asks_nobody_about_its_base(saved: tuple[Any, Path], tiny_model_folder: Path) -> None:
+    model, folder = saved
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/name"}))
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        opened = open_adapter(base, folder)
+    assert not [one for one in told if "org/name" in str(one.message)], "peft says so where it could not look it up"
+    torch.testing.assert_close(logits(opened), logits(model), rtol=0, atol=1e-5)
 
 
 def test_it_holds_the_adapter_alone_in_float32(saved: tuple[Any, Path]) -> None:
@@ -110,7 +149,7 @@ def test_the_tokenizer_in_it_is_the_one_that_was_trained_with(saved: tuple[Any, 
 
 
 def test_saving_twice_gives_the_same_weights_file(saved: tuple[Any, Path], tiny_tokenizer: Any, tmp_path: Path) -> None:
-    save_adapter(saved[0], tiny_tokenizer, tmp_path / "again")
+    save_adapter(saved[0], tiny_tokenizer, [2], tmp_path / "again")
     first, second = (
         hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest() for folder in (saved[1], tmp_path / "again")
     )
@@ -124,7 +163,7 @@ def test_files_that_are_there_already_stay_and_old_weights_are_replaced(
     (folder / "run.yaml").write_text("lora_r: 4\n")
     (folder / "README.md").write_text("mine")
     before = (folder / "adapter_model.safetensors").read_bytes()
-    save_adapter(tuned(tiny_model_folder, seed=2), tiny_tokenizer, folder)
+    save_adapter(tuned(tiny_model_folder, seed=2), tiny_tokenizer, [2], folder)
     assert (folder / "adapter_model.safetensors").read_bytes() != before
     assert (folder / "README.md").read_text() == "mine"
     assert {path.name for path in folder.iterdir()} == FILES | {"run.yaml", "README.md"}
@@ -137,7 +176,7 @@ def test_a_folder_that_cannot_be_written_leaves_what_was_there(saved: tuple[Any,
 
     before = {path.name: path.read_bytes() for path in saved[1].iterdir()}
     with pytest.raises(OSError, match="disk full"):
-        save_adapter(tuned(tiny_model_folder, seed=2), Broken(), saved[1])
+        save_adapter(tuned(tiny_model_folder, seed=2), Broken(), [2], saved[1])
     assert {path.name: path.read_bytes() for path in saved[1].iterdir()} == before
 
 

@@ -128,13 +128,15 @@ def _render(turn, end, system="", begin=""):
 CHATML = "<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n"
 
 
-def test_a_modelfile_says_template_default_system_prompt_and_stops():
+def test_a_modelfile_says_template_default_system_prompt_stops_and_that_answers_are_those_of_chat():
     text = modelfile("m.gguf", _render(*CHATML, system="Be kind."), "<|im_start|>", ["<|im_end|>"])
     assert text.startswith("FROM ./m.gguf\n")
     turn = "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"
     assert f'TEMPLATE """{{{{ range .Messages }}}}{turn}{{{{ end }}}}<|im_start|>assistant\n"""' in text
     assert 'SYSTEM """Be kind."""' in text
     assert 'PARAMETER stop "<|im_end|>"' in text
+    assert "\nPARAMETER temperature 0\n" in text
+    assert text.endswith("\nPARAMETER repeat_penalty 1\n")
 
 
 def test_a_template_ollamas_language_cannot_say_is_left_to_the_file():

@@ -100,7 +100,7 @@ def test_ollama_is_told_of_the_same_stop_tokens_and_of_the_template_where_its_la
     told = run.with_name("Modelfile").read_text()
     assert told.startswith("FROM ./out.gguf\n")
     ends = [session.renderer.tokenizer.convert_ids_to_tokens(stop) for stop in session.stop_ids]
-    assert [line for line in told.splitlines() if line.startswith("PARAMETER")] == [f'PARAMETER stop "{end}"' for end in ends]
+    assert [line for line in told.splitlines() if line.startswith("PARAMETER stop")] == [f'PARAMETER stop "{end}"' for end in ends]
     assert ("TEMPLATE" in told) == ("[INST]" not in session.renderer.tokenizer.chat_template)
 
 

@@ -34,7 +34,7 @@ def run(tiny_model_folder, tiny_tokenizer, tmp_path):
             if parameter.requires_grad and "magnitude" not in name:
                 parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
         folder = tmp_path / "run"
-        save_adapter(model, tiny_tokenizer, folder)
+        save_adapter(model, tiny_tokenizer, [2, 0], folder)
         recipe.write(folder / "run.yaml")
         return folder, model.eval()(input_ids=IDS).logits.detach()
 
@@ -89,6 +89,16 @@ def test_the_type_asked_for_is_written_and_the_answers_end_where_the_adapters_do
     assert settings["eos_token_id"] == stops or settings["eos_token_id"] == stops[0]
     assert tokenizer.chat_template
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_settings_of_the_base_that_transformers_would_not_save_are_kept(run, tiny_model_folder, tmp_path):
+    base = shutil.copytree(tiny_model_folder, tmp_path / "base")
+    (base / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 0}')
+    folder, _ = run(base)
+    ts.merge(folder, tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (settings["temperature"], settings["top_p"]) == (0.9, 0.6)
+    assert settings["eos_token_id"] == api.load(folder).session.stop_ids
 
 
 def test_large_models_are_written_in_several_files(run, tmp_path, monkeypatch):

@@ -46,6 +46,15 @@ def test_vllm_is_given_room_for_the_rank(rank: int, flag: str) -> None:
     assert line == f"vllm serve org/base --enable-lora{flag} --lora-modules yoda=me/yoda"
 
 
+def test_runtimes_are_told_of_the_template_and_of_where_answers_end_as_the_base_may_have_others() -> None:
+    both = replace(PLAIN, files=frozenset({"chat_template.jinja", "generation_config.json"}))
+    told = {use.name: use.lines for use in runtimes(both)}
+    assert "model.generation_config = GenerationConfig.from_pretrained('me/yoda')" in told["transformers"]
+    assert told["vLLM"][0] == "hf download me/yoda --local-dir yoda", "its options take files of this machine"
+    assert told["vLLM"][1].endswith(" --lora-modules yoda=yoda --chat-template yoda/chat_template.jinja --generation-config yoda")
+    assert told["llama.cpp"][-1].endswith(" --jinja --chat-template-file yoda/chat_template.jinja")
+
+
 def test_a_rank_beyond_what_vllm_holds_is_said() -> None:
     assert "vLLM no: rank 600 is more than the 512 it can hold" in compatibility(having(r=600))
 

@@ -11,7 +11,9 @@ from tunesmith.base.gguf_split import SPLITS, TEXTS
 from tunesmith.base.load import choose_compute, load_model
 from tunesmith.base.templates import PHI3
 from tunesmith.base.tokenizer import load_tokenizer
+from tunesmith.data.render import Renderer
 from tunesmith.export.adapter import save_adapter
+from tunesmith.generate.session import Session
 from tunesmith.recipe import Recipe
 
 CORPUS = [TINY_TEXT, *TEXTS]
@@ -97,6 +99,7 @@ def save_run(folder, base, scale=0.1, **settings):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data = scale * torch.randn(parameter.shape, generator=generator)
-    save_adapter(model, load_tokenizer(source), folder)
+    renderer = Renderer(load_tokenizer(source))
+    save_adapter(model, renderer.tokenizer, Session(model, renderer).stop_ids, folder)
     recipe.write(folder / "run.yaml")
     return folder

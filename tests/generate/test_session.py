@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from tunesmith.data.render import Renderer
-from tunesmith.errors import RecipeError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.generate.decoder import Decoder
 from tunesmith.generate.sampling import Sampling
 from tunesmith.generate.session import Session
@@ -87,6 +87,10 @@ def test_no_questions_have_no_answers(session: Session) -> None:
     "wrong",
     [
         {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": None},
+        {"temperature": "1"},
+        {"top_k": True},
         {"temperature": -1.0},
         {"temperature": float("nan")},
         {"top_p": 0.0},
@@ -99,6 +103,29 @@ def test_no_questions_have_no_answers(session: Session) -> None:
 def test_a_setting_out_of_its_range_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_a_setting_that_there_is_not_is_named_with_the_one_that_was_meant() -> None:
+    with pytest.raises(RecipeError, match=r"'temprature' \(did you mean temperature\?\)"):
+        Sampling.of({"temprature": 1.0})
+    assert Sampling.of({"temperature": 1, "seed": None}) == Sampling(temperature=1)
+
+
+def test_an_answer_ends_where_the_model_sees_no_further(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "stop_ids", [])
+    room = session.context - len(session.renderer.prompt_ids(ASKED))
+    assert len(list(session.tokens(session.renderer.prompt_ids(ASKED), Sampling(400)))) == room
+    cut = session.answer([ASKED], Sampling(400), raw=True)[0]
+    assert cut == session.answer([ASKED], Sampling(room), raw=True)[0]
+    assert "".join(session.stream(ASKED, Sampling(400))) == session.answer([ASKED], Sampling(400))[0]
+
+
+def test_messages_that_leave_no_room_for_an_answer_are_not_asked(session: Session) -> None:
+    long = [{"role": "user", "content": "wind " * 400}]
+    with pytest.raises(DataError, match="this model sees 256"):
+        session.answer([ASKED, long])
+    with pytest.raises(DataError, match="this model sees 256"):
+        session.stream(long)
 
 
 def test_what_is_drawn_follows_the_distribution() -> None:

@@ -282,7 +282,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -
     folder = tmp_path_factory.mktemp("adapters") / "adapter"
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_folder), config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(tiny_model_folder / name, folder)
     return folder
 

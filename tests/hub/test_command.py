@@ -38,7 +38,7 @@ def test_a_push_ends_with_its_address_and_how_it_is_loaded_and_the_token_is_nowh
     done = command("push", str(run), "me/yoda", "--debug")
     assert done.returncode == 0, done.stderr
     assert f"Done. {hub.url}/me/yoda (private, commit " in done.stdout
-    assert "--lora-modules yoda=me/yoda" in done.stdout
+    assert "--lora-modules yoda=yoda" in done.stdout
     assert len(hub.commits_of("me/yoda")) == 1
     said = done.stdout + done.stderr
     sent = [hub.content("me/yoda", path) for path in hub.repos["me/yoda"].commits[-1][2]]

@@ -24,8 +24,8 @@ def test_only_what_is_on_the_list_goes_and_the_rest_is_named_with_the_reason(run
     parcel = prepare(run, "me/yoda")
     assert parcel.kind == "adapter"
     assert names(parcel) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "metrics.jsonl", "run.yaml",
-        "tokenizer.json", "tokenizer_config.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json",
+        "metrics.jsonl", "run.yaml", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     assert set(parcel.stays) == {
         ".env", "training_args.bin", "rows.jsonl", "report.html", "checkpoints", "manifest.json",

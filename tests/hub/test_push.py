@@ -17,8 +17,8 @@ from tunesmith.export.publish import prepare, publish
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 GOES = {
-    "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "metrics.jsonl", "run.yaml",
-    "tokenizer.json", "tokenizer_config.json",
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json",
+    "metrics.jsonl", "run.yaml", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 
 

@@ -287,7 +287,7 @@ def test_the_command_goes_on_and_says_what_is_wrong(lab, whole, stopped, tmp_pat
     from tunesmith.cli.main import main
 
     assert main(["resume", str(tmp_path / "nothing")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "There is no run" in capsys.readouterr().err
     command = [sys.executable, "-m", "tunesmith.cli.main", "resume", str(stopped)]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     assert "from update 6 (checkpoint-6)" in " ".join(done.stdout.split())

@@ -71,6 +71,15 @@ def test_openais_client_lists_the_models(client, session):
         client.chat.completions.create(model="other", messages=asked("a"))
 
 
+@pytest.mark.parametrize("form", ["as it is", "as a dict"])
+def test_an_answer_goes_back_as_a_message_as_openais_client_gives_it(client, session, form):
+    answer = client.chat.completions.create(model="tuned", messages=asked("The wind"), max_tokens=8).choices[0].message
+    talk = [*asked("The wind"), answer if form == "as it is" else answer.model_dump(), *asked("They walked")]
+    got = client.chat.completions.create(model="tuned", messages=talk, max_tokens=8)
+    plain = [*asked("The wind"), {"role": "assistant", "content": answer.content}, *asked("They walked")]
+    assert got.choices[0].message.content.strip() == session.answer([plain], Sampling(8))[0]
+
+
 def test_many_at_a_time_get_the_greedy_answers_they_would_get_alone(live, session):
     asks = [(text, base) for text in TEXTS for base in (False, True)] * 2
     alone = {(t, b): session.answer([asked(t)], Sampling(max_new_tokens=10), base=b)[0] for t, b in set(asks)}

@@ -270,6 +270,22 @@ def test_a_wrong_field_is_refused_by_name(app, fields, param):
     assert len(told["message"]) < 600
 
 
+@pytest.mark.parametrize(("fields", "told"), [
+    ({"n": 2}, "ask again, with another seed"), ({"logprobs": True}, "no probabilities"), ({"logit_bias": {"5": 1}}, "top_k"),
+    ({"response_format": {"type": "json_object"}}, "check it"), ({"tool_choice": "required"}, "'auto'"),
+    ({"temprature": 1}, "did you mean temperature?"), ({"stop": ["a"] * 5}, "at most 4 items"),
+])  # fmt: skip
+def test_what_is_not_offered_is_refused_with_the_reason(app, fields, told):
+    assert told in error(post(app, question() | fields))["message"]
+
+
+def test_a_body_that_is_not_utf8_and_a_path_that_is_not_here_are_told_in_words(app):
+    assert "UTF-8" in error(post(app, '{"model": "é"}'.encode("latin-1")))["message"]
+    told = error(send(app, "POST", "/v1/completions", headers=[("content-type", "application/json")], body=b"{}"))["message"]
+    assert "/v1/completions" in told
+    assert "POST /v1/chat/completions" in told
+
+
 def test_pictures_are_refused_in_words(app):
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
     told = error(post(app, question() | {"messages": [{"role": "user", "content": parts}]}))

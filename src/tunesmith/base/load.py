@@ -13,6 +13,7 @@ import bitsandbytes as bnb
 import torch
 
 from tunesmith.base.catalog import ModelSource
+from tunesmith.base.hub_model import not_given
 from tunesmith.base.quantised import copy_of, store
 from tunesmith.base.stream import stream_layers
 from tunesmith.errors import MachineError, ModelError
@@ -161,10 +162,7 @@ def model_error(source: ModelSource, error: Exception) -> ModelError:
             "Take another copy or revision of the model.",
         )
     if isinstance(error, OSError):
-        return ModelError(
-            f"There is no model {source.base}: it is not bundled, not a folder here, and the hub could not give it ({first})",
-            "Check the name, your network, and `tunesmith login` for gated models.",
-        )
+        return not_given(source, first)
     if "safetensors" in type(error).__module__ or isinstance(error, RuntimeError):
         return ModelError(
             f"{source.base} cannot be loaded: its weights are damaged or of another model ({first})", "Download it again."

@@ -24,7 +24,7 @@ def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Any
         check_files(Path(source.path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises nothing more precise, and transformers whatever a damaged file leads to
         raise ModelError(
             f"{source.base} has no tokenizer that can be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
             "Check the name, or that the folder holds tokenizer.json.",
@@ -32,9 +32,11 @@ def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Any
     if hasattr(tokenizer, "legacy"):  # saved without it, what is loaded again would put spaces elsewhere
         tokenizer.init_kwargs["legacy"] = tokenizer.legacy
     if chat_template is not None:
-        tokenizer.chat_template = _with_bos(tokenizer, _template(chat_template))
+        tokenizer.chat_template = _with_bos(tokenizer, template_named(chat_template))
     elif isinstance(tokenizer.chat_template, dict):
         tokenizer.chat_template = _in_one(tokenizer.chat_template)
+    if not isinstance(tokenizer.chat_template, str | None):
+        raise ModelError(f"The chat template of {source.base} is no text.", "Download the model again, or choose another.")
     if not tokenizer.chat_template:
         raise ModelError(
             f"{source.base} has no chat template: it is a base model, not one trained to chat.",
@@ -80,10 +82,12 @@ def _with_bos(tokenizer: Any, template: str) -> str:
     """A template writes all special tokens; one made for other models must write this model's BOS, if it begins with one."""
     first = tokenizer("a")["input_ids"][:1]
     needs = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
-    return "{{ bos_token }}" + template if needs and "bos_token" not in template else template
+    written = "bos_token" in template or (needs and tokenizer.bos_token in template)
+    return "{{ bos_token }}" + template if needs and not written else template
 
 
-def _template(name: str) -> str:
+def template_named(name: str) -> str:
+    """A built-in chat template, or that of a file. Raises ModelError if there is neither."""
     if name in TEMPLATES:
         return TEMPLATES[name]
     path = Path(name).expanduser()

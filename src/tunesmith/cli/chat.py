@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.cli.parser import Parser
+from tunesmith.cli.counts import count, number
+from tunesmith.cli.parser import Parser, named
 from tunesmith.errors import DataError, RecipeError, TunesmithError
 
 if TYPE_CHECKING:
@@ -24,13 +25,16 @@ def run(arguments: list[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
-    from tunesmith.cli.chat_model import open_partner
+    from tunesmith.cli.chat_model import find_partner, open_partner
+
+    settings = {name: value for name in BASE_SETTINGS if (value := getattr(options, name)) is not None}
+    found = find_partner(options.model, settings)
+
     from tunesmith.cli.chat_session import BASE, TUNED, Chat
     from tunesmith.generate.engine import Sampling
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed)
-    settings = {name: value for name in BASE_SETTINGS if (value := getattr(options, name)) is not None}
-    partner = open_partner(options.model, settings, _progress)
+    partner = open_partner(found, _progress)
     if not partner.adapter and (options.base or options.both):
         raise RecipeError(f"{options.model} is a base model: it has no adapter to leave out.", "Leave --base and --both out.")
     who = (TUNED, BASE) if options.both else (BASE,) if options.base else ()
@@ -50,7 +54,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         epilog="On a terminal /help shows the commands. Through a pipe, every line is a message or command of one talk.",
     )  # fmt: skip
     parser.add_argument(
-        "model", metavar="RUN", help="folder of a run or adapter; or a base model: hub id, folder, .gguf, smollm2-135m"
+        "model", type=named, metavar="RUN", help="folder of a run or adapter; or a base model: hub id, folder, .gguf, smollm2-135m"
     )
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print the answer, exit; - takes all of standard input")
     parser.add_argument("--json", action="store_true", help="one JSON object a message: messages, answer, stop, tokens, seconds")
@@ -58,11 +62,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--base", action="store_true", help="answer as the untuned model")
     who.add_argument("--both", action="store_true", help="answer as both")
-    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer [512]")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 always gives the likeliest answer [0]")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from this share of probability [1]")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample from so many tokens, 0 for all [0]")
-    parser.add_argument("--seed", type=int, metavar="N", help="of sampling; the same seed gives the same answer")
+    parser.add_argument("--max-new-tokens", type=count(1), default=512, metavar="N", help="longest answer [512]")
+    parser.add_argument("--temperature", type=number, default=0.0, metavar="T", help="0 always gives the likeliest answer [0]")
+    parser.add_argument("--top-p", type=number, default=1.0, metavar="P", help="sample from this share of probability [1]")
+    parser.add_argument("--top-k", type=count(), default=0, metavar="K", help="sample from so many tokens, 0 for all [0]")
+    parser.add_argument("--seed", type=count(), metavar="N", help="of sampling; the same seed gives the same answer")
     base = parser.add_argument_group("for base models; a run is opened as it was trained")
     base.add_argument("--chat-template", metavar="NAME", help="a template's name or file, for models without one")
     base.add_argument("--load-in-4bit", metavar="BOOL", help="in NF4, as it would be trained [true]")
@@ -101,6 +105,19 @@ def _one_shot(chat: "Chat", text: str, as_json: bool) -> None:
         from tunesmith.cli.chat_drawing import write
 
         write(asked)
+    if not as_json:
+        _tell_cut(asked)
+
+
+def _tell_cut(asked: "Asked") -> None:
+    """Say which answers did not come to their end: their text does not show it."""
+    from tunesmith.cli.chat_answer import CONTEXT, MAX_NEW_TOKENS
+
+    for answer in asked.answers.values():
+        if answer.stop == MAX_NEW_TOKENS:
+            _note(f"cut after {answer.tokens:,} tokens: --max-new-tokens {2 * answer.tokens} for more of it")
+        elif answer.stop == CONTEXT:
+            _note(f"cut after {answer.tokens:,} tokens: the talk fills all {answer.session.context:,} this model can see")
 
 
 def _piped(chat: "Chat", as_json: bool) -> int:
@@ -139,8 +156,8 @@ def _record(asked: "Asked") -> dict[str, Any]:
 
 def _lines() -> Iterator[str]:
     """The lines of standard input that are not blank. Raises DataError where one is not UTF-8."""
-    for number, line in enumerate(getattr(sys.stdin, "buffer", sys.stdin), 1):
-        text = _decoded(line, f"Line {number} of standard input")
+    for place, line in enumerate(getattr(sys.stdin, "buffer", sys.stdin), 1):
+        text = _decoded(line, f"Line {place} of standard input")
         if text.strip():
             yield text
 

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tunesmith.cli.counts import count
-from tunesmith.cli.page_file import check_free, write_page
-from tunesmith.cli.parser import Parser
+from tunesmith.cli.page_file import check_page, write_page
+from tunesmith.cli.parser import Parser, named
 
 
 def run(arguments: list[str]) -> int:
@@ -16,7 +16,14 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     page = Path(options.html).expanduser() if options.html else None
     if page is not None:
-        check_free(page, options.force, "compare.html")
+        check_page(page, options.force, "compare.html")
+
+    from tunesmith.data.sources import check_name
+    from tunesmith.places import check_adapter
+
+    check_adapter(Path(options.run))
+    if options.data is not None:
+        check_name(options.data)
 
     from tunesmith.api import load
     from tunesmith.cli.compare_terminal import show_comparison
@@ -48,8 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Base against tuned on rows the run held out, or on yours, with a verdict; and what tuning cost it of facts, "
         "arithmetic, JSON, instructions and general text. The rules are in docs/judge.md.",
     )
-    parser.add_argument("run", metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
-    parser.add_argument("data", nargs="?", metavar="DATA", help="rows to compare on; the run's own held-out rows by default")
+    parser.add_argument("run", type=named, metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
+    parser.add_argument(
+        "data", type=named, nargs="?", metavar="DATA", help="rows to compare on; the run's own held-out rows by default"
+    )
     parser.add_argument("--rows", type=count(1), default=200, metavar="N", help="look at so many rows at most, spread out [200]")
     parser.add_argument("--no-suites", action="store_true", help="rows and general text only: quicker")
     parser.add_argument("--html", metavar="FILE", help="write all rows as a page")

@@ -61,7 +61,8 @@ def _short(text: str) -> str:
 def _figures_table(compared: Comparison) -> Table:
     table = Table(title="Base against tuned", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name, justify in (("", "left"), ("base", "right"), ("tuned", "right"), ("change, 95 %", "left"), ("", "left")):
-        table.add_column(name, justify=justify, style="cyan" if name == "" and not table.columns else "")  # type: ignore[arg-type]
+        first = not table.columns
+        table.add_column(name, justify=justify, style="cyan" if first else "", no_wrap=first)  # type: ignore[arg-type]
     for one in compared.measures:
         table.add_row(*_cells(one))
     table.add_section()
@@ -72,7 +73,7 @@ def _figures_table(compared: Comparison) -> Table:
 
 def _cells(one: Measure) -> Sequence[Text]:
     before, after = (shown(value, one) if math.isfinite(value) else "∞" for value in (one.before, one.after))
-    word = f"{one.word} ({one.rows:,} rows)" if one.word == "too few rows" else one.word
+    word = f"{one.word} ({one.rows:,})" if one.word == "too few rows" else one.word
     return Text(one.name), Text(before), Text(after), Text(interval(one), "dim"), Text(word, STYLES.get(one.word, "dim"))
 
 

@@ -34,5 +34,5 @@ def run(arguments: list[str]) -> int:
     question = "The Force is strong in you!"
     console.print(f"{question} → [bold green]{escape(result.generate(question))}[/]")
     console.print(f"The adapter is in [bold]{escape(str(result.folder))}[/]")
-    console.print(next_commands(result.folder, question))
+    console.print(next_commands(result.folder, question), soft_wrap=True)
     return 0

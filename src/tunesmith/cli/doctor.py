@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch sees"
     table.add_row("GPU", gpu)
     table.add_row("CPU threads", str(torch.get_num_threads()))
-    table.add_row("compute", f"{compute.dtype} on {compute.device}: {compute.reason}")
+    table.add_row("compute", f"{str(compute.dtype).removeprefix('torch.')} on {compute.device}: {compute.reason}")
     table.add_row("memory free", f"{available_bytes(compute.device) / 1e9:.1f} GB")
     table.add_row("matrix products", f"{measure_flops(compute.device, compute.dtype, 1024) / 1e9:,.0f} GFLOP/s")
     table.add_row("cache", str(cache_dir()))

@@ -3,16 +3,19 @@
 from pathlib import Path
 
 from tunesmith.errors import RunError
+from tunesmith.training.workshop import check_free
 
 
-def check_free(page: Path, force: bool, example: str) -> None:
-    """Raises RunError if the page cannot be written there; known before any work is done. example: a name for one."""
-    if page.is_dir():
-        raise RunError(f"{page} is a folder.", f"Name a file, such as {example}.")
-    if page.exists() and not force:
-        raise RunError(f"{page} is there already.", "Give another name, or add --force to overwrite it.")
+def check_page(page: Path, force: bool, example: str) -> None:
+    """Raises RunError if the page cannot be written there; known before any work is done.
+
+    Args:
+        force: write it over a file that is there. example: what it may be called.
+    """
     if not page.parent.is_dir():
         raise RunError(f"There is no folder {page.parent}.", "Make it, or give another --html.")
+    if not (force and page.is_file()):
+        check_free(page, example=example, otherwise="add --force to overwrite it")
 
 
 def write_page(page: Path, text: str, force: bool) -> None:

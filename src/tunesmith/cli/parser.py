@@ -12,3 +12,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises RecipeError."""
         raise RecipeError(f"{self.prog}: {message}.", f"Try `{self.prog} --help`.")
+
+
+def named(text: str) -> str:
+    """What argparse reads a name with: an empty one, as an unset variable of the shell leaves, would mean the folder one is in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text

@@ -6,18 +6,16 @@ import json
 import shlex
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.counts import count
-from tunesmith.cli.page_file import check_free, write_page
+from tunesmith.cli.page_file import check_page, write_page
 from tunesmith.cli.parser import Parser
 from tunesmith.cli.settings import add_settings, read_settings
 from tunesmith.recipe import ALIASES, Recipe
 
 if TYPE_CHECKING:
-    from tunesmith.base.catalog import ModelSource
     from tunesmith.data.preview import Verdict
 
 
@@ -26,12 +24,16 @@ def run(arguments: list[str]) -> int:
     options, rest, recipe, aliases = _parse(arguments)
     page = Path(options.html).expanduser() if options.html else None
     if page is not None:
-        check_free(page, options.force, "preview.html")
+        check_page(page, options.force, "preview.html")
+
+    from tunesmith.places import check_recipe
+
+    check_recipe(recipe)
 
     from rich.console import Console
 
     from tunesmith.base.catalog import cache_dir, resolve
-    from tunesmith.base.context import context_of
+    from tunesmith.base.context import context_of, positions_in
     from tunesmith.base.tokenizer import load_tokenizer
     from tunesmith.cli.preview_page import page_of
     from tunesmith.cli.preview_terminal import show
@@ -45,7 +47,7 @@ def run(arguments: list[str]) -> int:
             waiting.console.print(f"  {line}", style="dim", markup=False)
         source = resolve(recipe.model_name_or_path, lambda line: waiting.console.print(f"  {line}", style="dim", markup=False))
         renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
-        limit = context_of(_positions(source), renderer.tokenizer)
+        limit = context_of(positions_in(source), renderer.tokenizer)
         seen = preview(recipe, renderer, limit, options.rows, options.row, waiting, Cache(cache_dir() / "rows"))
     command = _next(rest, seen.verdict)
     if page is not None:
@@ -59,50 +61,29 @@ def run(arguments: list[str]) -> int:
     return int(seen.verdict.word == WILL_NOT)
 
 
-def _positions(source: "ModelSource") -> int:
-    """Tokens the model can see. Raises ModelError.
-
-    The config alone says so, in a quarter of the time that the room which builds models takes to be imported; what is wrong
-    with a model is for that room to say.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-
-    from tunesmith.base.context import positions_of
-
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError):
-        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
-        if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-            return positions_of(config)
-    from tunesmith.plan.memory import shape_of
-
-    return shape_of(source).positions
-
-
 def _next(settings: list[str], verdict: "Verdict") -> str:
-    """The command to type next: with the one setting that mends it if there is one, to train if it is good."""
-    settings = list(settings)
-    if verdict.max_length:
-        settings = [*_without(settings, "max_length"), "--max-length", str(verdict.max_length)]
-    if verdict.skip:
-        settings += ["--on-bad-row", "skip"]
-    mended = verdict.word != "will not train" or verdict.skip
+    """The command to type next: with the settings that mend it if there are any, to train if it is good then."""
+    for name, value in verdict.settings.items():
+        settings = _with(settings, name, str(value))
+    mended = verdict.word != "will not train" or "on_bad_row" in verdict.settings
     return shlex.join(["tunesmith", "train" if mended else "preview", *settings])
 
 
-def _without(words: list[str], setting: str) -> list[str]:
-    """The arguments less a setting under any of its names, with its value."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
+def _with(words: list[str], setting: str, value: str) -> list[str]:
+    """The arguments with a setting's value in the place of one that is given under any of its names, or at the end."""
+    named = [f"--{setting.replace('_', '-')}", value]
+    made: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         key, equals, _ = word.removeprefix("--").partition("=")
-        if skip:
-            skip = False
-        elif (word.startswith("--") or equals) and ALIASES.get(key.replace("-", "_")) == setting:
-            skip = not equals
+        if (word.startswith("--") or equals) and ALIASES.get(key.replace("-", "_")) == setting:
+            made += named
+            named = []
+            del rest[: 0 if equals else 1]
         else:
-            kept.append(word)
-    return kept
+            made.append(word)
+    return made + named
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str], Recipe, list[str]]:

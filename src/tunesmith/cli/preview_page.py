@@ -2,7 +2,7 @@
 
 import html
 
-from tunesmith.cli.preview_words import facts_of, found_in, lengths_line, sign_of
+from tunesmith.cli.preview_words import before_command, facts_of, found_in, lengths_line, place, sign_of
 from tunesmith.cli.visible import on_one_line, visible
 from tunesmith.data.findings import Finding
 from tunesmith.data.lengths import Bar
@@ -33,9 +33,10 @@ def _verdict(seen: Preview, command: str) -> str:
     kind = {GOOD: "good", LOOK: "look"}.get(seen.verdict.word, "stop")
     reasons = "".join(f"<li>{_text(reason)}" for reason in seen.verdict.reasons)
     fix = f"<p><b>{_text(seen.verdict.fix)}</b>" if seen.verdict.fix else ""
+    then = f"{before_command(seen.verdict)}: <code>{_text(command)}</code>"
     return (
         f"<section class='verdict {kind}'><h2>{_text(seen.verdict.word.capitalize())}</h2>"
-        f"{f'<ul>{reasons}</ul>' if reasons else ''}{fix}<p class=next>Next <code>{_text(command)}</code></section>"
+        f"{f'<ul>{reasons}</ul>' if reasons else ''}{fix}<p class=next>{then}</section>"
     )
 
 
@@ -46,7 +47,7 @@ def _facts(seen: Preview) -> str:
 
 def _row(row: ShownRow) -> str:
     about = f"{row.tokens:,} tokens, {row.trained:,} of them trained"
-    return f"<h3>{_text(row.where)} <small>{about}</small></h3><p class=tokens>{''.join(map(_piece, row.pieces))}</p>"
+    return f"<h3>{_text(place(row.where))} <small>{about}</small></h3><p class=tokens>{''.join(map(_piece, row.pieces))}</p>"
 
 
 def _piece(piece: Piece) -> str:
@@ -85,7 +86,7 @@ def _finding(finding: Finding) -> str:
     head = f"<b class=sign>{sign}</b> {_text(finding.title)} <small>{_text(found_in(finding))}</small>"
     if not finding.rows:
         return f"<p class='finding {kind}'>{head}</p>"
-    sights = "".join(f"<dt>{_text(sight.where)}<dd>{_text(sight.text)}" for sight in finding.rows)
+    sights = "".join(f"<dt>{_text(place(sight.where))}<dd>{_text(sight.text)}" for sight in finding.rows)
     more = f"<p class=quiet>… {finding.count - len(finding.rows):,} more" if finding.count > len(finding.rows) else ""
     why = f"<p class=quiet>{_text(finding.why[0].upper() + finding.why[1:])}. {_text(finding.fix)}</p>"
     is_open = " open" if finding.worth_a_look else ""

@@ -1,10 +1,11 @@
 """A preview on a terminal: rows as coloured tokens, tables, the verdict. Without colour, marks stand for it."""
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.cli.preview_words import facts_of, found_in, lengths_line, sign_of
+from tunesmith.cli.preview_words import before_command, facts_of, found_in, lengths_line, place, sign_of
 from tunesmith.cli.visible import on_one_line, visible
 from tunesmith.data.findings import Finding
 from tunesmith.data.lengths import Bar, Cut
@@ -66,7 +67,7 @@ def legend(plain: bool) -> Text:
 
 def _title(row: ShownRow) -> Text:
     about = f" · {row.tokens:,} tokens, {row.trained:,} of them trained"
-    return Text.assemble((on_one_line(row.where), "cyan"), (about, "dim"))
+    return Text.assemble((place(row.where), "cyan"), (about, "dim"))
 
 
 def tokens(row: ShownRow, plain: bool) -> Text:
@@ -121,7 +122,7 @@ def _sights(seen: Preview, console: Console) -> None:
             console.print()
             console.print(_heading(finding))
             for sight in finding.rows:
-                line = Text.assemble((f"  {on_one_line(sight.where)}  ", "cyan"), on_one_line(sight.text))
+                line = Text.assemble((f"  {place(sight.where)}  ", "cyan"), on_one_line(sight.text))
                 if console.is_terminal:
                     console.print(line, no_wrap=True, overflow="ellipsis")
                 else:  # whole, for whoever searches it
@@ -137,6 +138,10 @@ def _heading(finding: Finding) -> Text:
     return text.append(finding.fix, "dim not bold")
 
 
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2), expand=False)
+
+
 def _verdict(seen: Preview, command: str, console: Console) -> None:
     verdict = seen.verdict
     style = {GOOD: "bold green", LOOK: "bold yellow"}.get(verdict.word, "bold red")
@@ -144,7 +149,7 @@ def _verdict(seen: Preview, command: str, console: Console) -> None:
     text = Text("Verdict: ").append(verdict.word, style).append(".", style)
     console.print(text)
     for reason in verdict.reasons:
-        console.print(Text(f"  {visible(reason)}"))
+        console.print(_indented(Text(visible(reason))))
     if verdict.fix:
-        console.print(Text(f"  {visible(verdict.fix)}", "bold"))
-    console.print(Text("Next: ").append(visible(command), "bold cyan"), soft_wrap=True)
+        console.print(_indented(Text(visible(verdict.fix), "bold")))
+    console.print(Text(f"{before_command(verdict)}: ").append(visible(command), "bold cyan"), soft_wrap=True)

@@ -3,16 +3,21 @@
 from tunesmith.cli.visible import on_one_line
 from tunesmith.data.findings import Finding
 from tunesmith.data.lengths import Cut
-from tunesmith.data.preview import MEASURED, Packing, Prefix, Preview
+from tunesmith.data.preview import MEASURED, WILL_NOT, Packing, Prefix, Preview, Verdict
 from tunesmith.data.reading import MOST
+from tunesmith.data.sources import BUNDLED
 
 
 def facts_of(seen: Preview) -> dict[str, str]:
     """Name to one line: rows, what is cut, stop token, packing, prefix, system prompts, bad rows, what was sampled."""
-    facts = {"rows": f"{seen.rows:,} to train on, {seen.held_out:,} held out" + (f"; {seen.read_as}" if seen.read_as else "")}
+    facts = {}
+    if seen.rows or seen.bad.count:
+        facts["rows"] = f"{seen.rows:,} to train on, {seen.held_out:,} held out" + (f"; {seen.read_as}" if seen.read_as else "")
     if seen.bad.count:
         more = " · …" if seen.bad.count > len(seen.bad.reasons) else ""
         facts["bad rows"] = f"{seen.bad.count:,}: " + " · ".join(seen.bad.reasons) + more
+    if seen.notes:
+        facts["to know"] = "; ".join(seen.notes)
     if seen.cut:
         facts["max_length"] = _cut(seen.cut)
         facts["stop token"] = _stop(seen.stop_token, seen.cut)
@@ -36,6 +41,16 @@ def lengths_line(seen: Preview) -> str:
     drawn = f" ({lengths.measured:,} rows drawn)" if seen.rows > lengths.measured >= MEASURED else ""
     answers = f"; answers {lengths.answers:,} at the median"
     return f"median {lengths.median:,}, 95% within {lengths.p95:,}, longest {lengths.longest:,} tokens{answers}{drawn}"
+
+
+def before_command(verdict: Verdict) -> str:
+    """What stands before the command to type next: whether it mends what is wrong, or comes after it."""
+    return "When that is mended" if verdict.word == WILL_NOT and not verdict.settings else "Next"
+
+
+def place(where: str) -> str:
+    """A row's name, that of bundled data without the folder it is installed in."""
+    return on_one_line(where.removeprefix(f"{BUNDLED}/"))
 
 
 def sign_of(finding: Finding) -> str:
@@ -85,9 +100,17 @@ def _stop(token: str, cut: Cut) -> str:
     return f"{token} ends an answer and is trained in {rows}"
 
 
+PACKED = {
+    "bfd": "whole rows together (bfd)",
+    "wrapped": "one stream of all rows, cut (wrapped)",
+    "none": "each row by itself (none)",
+}
+"""Ways to pack, in words."""
+
+
 def _packing(packing: Packing) -> str:
-    each = f"{packing.per_row:.1f} examples each" if packing.per_row >= 1 else "one stream, cut"
-    return f"{packing.strategy}: {packing.packed_rows:,} packed rows, {each}, {packing.filled:.1%} of their slots filled"
+    each = f"{packing.per_row:.1f} examples each" if packing.per_row >= 1 else "less than one example each"
+    return f"{PACKED[packing.strategy]}: {packing.packed_rows:,} packed rows, {each}, {packing.filled:.1%} of their length filled"
 
 
 def _prefix(prefix: Prefix) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tunesmith.cli.parser import Parser
+from tunesmith.cli.parser import Parser, named
 
 
 def run(arguments: list[str]) -> int:
@@ -14,8 +14,8 @@ def run(arguments: list[str]) -> int:
         "Private, unless you say --public. A folder of `tunesmith merge` and a .gguf file can be pushed too.",
         epilog="The token is the one of `tunesmith login`, or HF_TOKEN.",
     )
-    parser.add_argument("run", help="the run's folder, a merged model's folder, or a .gguf file")
-    parser.add_argument("repo", help="user/name or organisation/name on the hub")
+    parser.add_argument("run", type=named, metavar="RUN", help="the run's folder, a merged model's folder, or a .gguf file")
+    parser.add_argument("repo", type=named, metavar="REPO", help="user/name or organisation/name on the hub")
     parser.add_argument("--public", action="store_true", help="let everybody see it, if it is made now")
     parser.add_argument("--base", metavar="ID", help="hub id of the base model, where the run was trained on a folder or a file")
     parser.add_argument("--facts-of", metavar="RUN", help="the run that a merged model or .gguf file came from, for its card")

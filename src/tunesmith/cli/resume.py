@@ -2,18 +2,22 @@
 
 from pathlib import Path
 
-from tunesmith.cli.parser import Parser
+from tunesmith.cli.parser import Parser, named
 
 
 def run(arguments: list[str]) -> int:
     """Go on where the run was stopped, and end as it would have ended."""
     parser = Parser(prog="tunesmith resume", description="Go on with a run that was stopped; it ends as if it had not been.")
-    parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/smollm2-135m-yoda-1")
+    parser.add_argument("run", type=named, metavar="RUN", help="folder of the run, such as runs/smollm2-135m-yoda-1")
     parser.add_argument(
         "--allow-changed", action="store_true",
         help="go on although data, base, template or settings (run.yaml) are others now; resumes.jsonl will say which",
     )  # fmt: skip
     given = parser.parse_args(arguments)
+
+    from tunesmith.places import check_run
+
+    check_run(Path(given.run))
 
     from rich.markup import escape
 
@@ -28,5 +32,5 @@ def run(arguments: list[str]) -> int:
     if result.comparison:
         show_comparison(result.comparison, console)
     console.print(f"\n[bold green]Done.[/] The adapter is in [bold]{escape(str(result.folder))}[/]")
-    console.print(next_commands(result.folder, show.question))
+    console.print(next_commands(result.folder, show.question), soft_wrap=True)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.counts import count
-from tunesmith.cli.parser import Parser
+from tunesmith.cli.parser import Parser, named
 
 if TYPE_CHECKING:
     from tunesmith.serve.service import Service
@@ -18,15 +18,18 @@ PRINTED = ("vllm", "llama.cpp", "ollama")
 def run(arguments: list[str]) -> int:
     """Serve until stopped: exit code 0 after SIGTERM, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+
+    from tunesmith.places import check_adapter
+    from tunesmith.serve.extra import check_extra
+
+    if not options.print:
+        check_extra()
+    check_adapter(Path(options.run))
     if options.print:
         from tunesmith.serve.elsewhere import commands
 
         print("\n".join(commands(options.run, options.print, options.port or 8000)))
         return 0
-
-    from tunesmith.serve.extra import check_extra
-
-    check_extra()
 
     from tunesmith.serve.server import check_host, claim_port, read_key
 
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="tunesmith serve", description="Serve a run, and its base beside it, to OpenAI's clients. docs/serve.md says more."
     )
-    parser.add_argument("run", help="the run's folder, or any folder with a LoRA adapter")
+    parser.add_argument("run", type=named, metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 for any that is free [8000]")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond this machine only with a key [127.0.0.1]")
     parser.add_argument("--api-key-file", metavar="FILE", help="what clients must send; also from TUNESMITH_API_KEY")

@@ -1,14 +1,32 @@
 """Flags and YAML to a recipe. Every setting of `Recipe` is a flag of its name; nothing is declared twice."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from tunesmith.cli.parser import Parser
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import ALIASES, GROUPS, Recipe, canonical_settings
 from tunesmith.yaml_text import read_yaml
+
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("dry_run", "dryrun"),
+        "Without training, `tunesmith preview{rest}` shows what would be learnt, and `tunesmith plan{rest}` what it would take.",
+    ),
+    **dict.fromkeys(("resume", "resume_from_checkpoint"), "`tunesmith resume RUN` goes on with a run that was stopped."),
+    **dict.fromkeys(
+        ("force", "overwrite", "overwrite_output_dir"),
+        "No run is ever overwritten: give another --output-dir, or move the old one away.",
+    ),
+    "push_to_hub": "`tunesmith push RUN user/name` does it once the run is finished.",
+    "fp16": "Add --dtype float16; the default takes what the device does well.",
+    "bf16": "Add --dtype bfloat16; the default takes what the device does well.",
+    "config": "Name the YAML file alone: `tunesmith train run.yaml`.",
+}
+"""Flags of other tools that are no settings here, and what does what they do."""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +35,22 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     groups = {name: parser.add_argument_group(f"{name} settings") for name in GROUPS}
     for name, field in Recipe.model_fields.items():
         extra: Any = field.json_schema_extra
-        default = "" if field.default is None else f" [{field.default}]".replace("%", "%%")
+        shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = "" if field.default is None else f" [{shown}]".replace("%", "%%")
         groups[extra["group"]].add_argument(
-            f"--{name.replace('_', '-')}", metavar="VALUE", dest=name, help=(field.description or "") + default
+            f"--{name.replace('_', '-')}", metavar=_values(field.annotation), dest=name, help=(field.description or "") + default
         )
+
+
+def _values(kind: Any) -> str:
+    """What a setting's value may be, for its help: the words, or N for a number and VALUE for anything else."""
+    if kind is bool:
+        return "true|false"
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if kind in (int, float, int | None, float | None):
+        return "N"
+    return "true|false|auto" if kind == SWITCH_OR_AUTO else "VALUE"
 
 
 def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe, list[str]]:
@@ -28,13 +58,17 @@ def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe,
     was named.
 
     Raises:
-        RecipeError: see `read_settings`.
+        RecipeError: see `read_settings`. RunError, ModelError, DataError: see `check_recipe`.
     """
     usage = f"tunesmith {command} [MODEL] [DATA] [run.yaml] [--setting VALUE …]"
     parser = Parser(prog=f"tunesmith {command}", usage=usage, description=description)
     add_settings(parser)
     aliases: list[str] = []
     recipe = read_settings(parser, arguments, aliases.append)
+
+    from tunesmith.places import check_recipe
+
+    check_recipe(recipe)
     if not recipe.model_fields_set & {"dataset_name", "datasets"}:
         aliases.append(f"No DATA was given: this is about the bundled {recipe.dataset_name} sentences")
     return recipe, aliases
@@ -52,12 +86,20 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
     settings: dict[str, Any] = {}
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     for file in files:
-        settings.update(canonical_settings(Recipe.read(Path(file)), echo))
+        try:
+            settings.update(canonical_settings(Recipe.read(Path(file)), echo))
+        except RecipeError as error:
+            if file in error.what:
+                raise
+            raise RecipeError(f"{file}: {error.what}", error.fix) from error
     names = [word for word in words if word not in files]
     if len(names) > 2:
         raise RecipeError(f"Too many names: {' '.join(names)}.", "Give one MODEL and one DATA; settings begin with --.")
     settings.update(zip(("model_name_or_path", "dataset_name"), names))
     for key, value in flags:
+        if told := ELSEWHERE.get(key.replace("-", "_")):
+            rest = [word for word in arguments if word.removeprefix("--").partition("=")[0] != key]
+            raise RecipeError(f"{parser.prog} has no --{key}.", told.format(rest=f" {shlex.join(rest)}" if rest else ""))
         settings.update(canonical_settings({key: value}, echo))
     return Recipe.of(settings)
 
@@ -76,12 +118,16 @@ def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
             key, equals, value = word[2:].partition("=")
             if key.startswith(("no-", "no_")):
                 key, value = key[3:], "false"
+            elif not equals and rest and _takes(key, rest[0]):
+                value = rest.pop(0)
             elif not equals:
-                value = rest.pop(0) if rest and _takes(key, rest[0]) else "true"
+                value = _switched_on(key)
             flags.append((key, _value(key, value)))
         elif "=" in word and word.partition("=")[0].isidentifier():
             key, _, value = word.partition("=")
             flags.append((key, _value(key, value)))
+        elif len(word) > 1 and word.startswith("-"):
+            raise RecipeError(f"There is no setting {word!r}: all begin with two dashes.", f"`{parser.prog} --help` lists them.")
         else:
             words.append(word)
     return words, flags
@@ -97,6 +143,15 @@ def _takes(key: str, word: str) -> bool:
         return False
     words = {bool: SWITCHED, SWITCH_OR_AUTO: (*SWITCHED, "auto")}.get(_kind(key))
     return words is None or word.lower() in words
+
+
+def _switched_on(key: str) -> str:
+    """What a flag without a value means. Raises RecipeError if it needs one."""
+    name = ALIASES.get(key.replace("-", "_"))
+    if name is None or name == "packing" or _kind(key) in (bool, SWITCH_OR_AUTO):
+        return "true"
+    default = Recipe.model_fields[name].default
+    raise RecipeError(f"--{key} has no value.", f"Give it one, such as --{key} {'VALUE' if default is None else default}.")
 
 
 def _kind(key: str) -> Any:

@@ -20,5 +20,5 @@ def run(arguments: list[str]) -> int:
     if result.comparison:
         show_comparison(result.comparison, console)
     console.print(f"\n[bold green]Done.[/] The adapter is in [bold]{escape(str(result.folder))}[/]")
-    console.print(next_commands(result.folder, show.question))
+    console.print(next_commands(result.folder, show.question), soft_wrap=True)
     return 0

@@ -148,7 +148,9 @@ class _CachedControls(ControlTokens):
     def find_in(self, messages: Sequence[Message]) -> bool:
         """Whether messages hold a control token, or more than a role and a content that is learnt if it is an answer's."""
         search = self._pattern.search
-        return any(message.more or not message.train or search(message.content) or search(message.role) for message in messages)
+        if any(message.more or not message.train or search(message.content) or search(message.role) for message in messages):
+            return True
+        return any(self.find_folded(message.content) for message in messages) if self._folded else False
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return self.cache.encode(texts)

@@ -1,16 +1,17 @@
 """Which columns of a data set hold what: named by the user, or found by their names and by what stands in them."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from tunesmith.data.messages import READ, SPEAKERS
+from tunesmith.data.messages import READ, SPEAKERS, in_rows
 from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
 from tunesmith.data.text import listed
+from tunesmith.data.text_files import MESSAGES
 from tunesmith.data.tool_calls import json_of
-from tunesmith.errors import DataError, RowError, nearest
+from tunesmith.errors import DataError, RowError, near, nearest
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
 """Columns that hold a list of messages, first the most usual."""
@@ -35,23 +36,36 @@ PAIRS = (
     ("sentence", "translation_extra"),
 )
 """Column pairs that are understood without being named."""
-INPUTS = ("input", "context")
-"""Columns that carry on an instruction, as in Alpaca and Dolly."""
+CARRIED_ON = {"instruction": ("input", "context"), "question": ("context",), "query": ("context",)}
+"""Columns that carry on a prompt, by the name of its column: as in Alpaca and Dolly, or a passage that is asked about."""
 SYSTEMS = ("system", "system_prompt")
+TOOLS = ("tools", "functions")
 ASKED = tuple(dict.fromkeys(prompt for prompt, _ in PAIRS))
 FORMATS = ("auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text")
 PREFERENCES = {"chosen", "rejected"}
 """Columns of answers that are compared, not learnt."""
 LOOKED_AT = 100
 """Rows looked at to find the columns."""
+WHICH = "COLUMN"
+"""Stands for a column that only the user knows."""
+
+
+class ColumnsError(DataError):
+    """The columns do not say, or are not those that were said. settings: of a recipe that reads them, `WHICH` where only the
+    user knows."""
+
+    def __init__(self, what: str, settings: Mapping[str, str], fix: str = "Name the columns you mean") -> None:
+        flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in settings.items())
+        super().__init__(what, f"{fix}: {flags}.")
+        self.settings = dict(settings)
 
 
 @dataclass(frozen=True)
 class Columns:
     """How a row becomes a conversation: from ``messages`` alone, from ``prompt`` and ``completion``, or from ``text``.
 
-    input: stands below the prompt, unless empty. system: the system prompt, unless empty. tools: what may be called.
-    sharegpt: whether messages say from and value. unread: columns that mean nothing here.
+    input: stands below the prompt, unless blank. system: the system prompt, unless blank. tools: what may be called.
+    sharegpt: whether messages say from and value. named: whether the user named them. unread: columns that mean nothing here.
     """
 
     messages: str | None = None
@@ -62,6 +76,7 @@ class Columns:
     text: str | None = None
     tools: str | None = None
     sharegpt: bool = field(default=False, compare=False)
+    named: bool = field(default=False, compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -69,6 +84,14 @@ class Columns:
         """The columns that are read."""
         fields = (self.system, self.messages, self.prompt, self.input, self.completion, self.text, self.tools)
         return tuple(name for name in fields if name)
+
+    def beside(self, there: Sequence[str]) -> "Columns":
+        """With those of these columns that say more: what carries on the prompt, the system prompt, the tools."""
+        if self.text:
+            return self
+        carried_on = CARRIED_ON.get(self.prompt.lower(), ()) if self.prompt and not self.named else ()
+        more = replace(self, input=self.input or _first(carried_on, there, self))
+        return replace(more, system=self.system or _first(SYSTEMS, there, more), tools=self.tools or _first(TOOLS, there, more))
 
     def describe(self) -> str:
         """One line for the user."""
@@ -101,27 +124,45 @@ def find_columns(
         name: the data set's, for messages. format: one of `FORMATS`; auto takes the first that fits.
 
     Raises:
-        DataError: a named column is not there, or none was named and none is recognised.
+        ColumnsError: a named column is not there, or none was named and none is recognised.
     """
     seen = list(islice(rows, LOOKED_AT))
     there = list(dict.fromkeys(column for row in seen for column in row.values))
-    for column in (messages, prompt, completion, system, text, tools):
-        if column is not None and column not in there:
-            raise DataError(
-                f"{name} has no column {column!r}{nearest(column, there)}; it has {listed(there)}.",
-                "Name the columns with --prompt and --completion, --messages, or --text.",
-            )
+    kinds = {
+        "messages": messages, "prompt": prompt, "completion": completion, "system": system, "text": text, "tools": tools,
+    }  # fmt: skip
+    named = {kind: column for kind, column in kinds.items() if column is not None}
+    if not set(named.values()) <= set(there):
+        raise _not_there(named, there, name, seen)
     if prompt is not None and prompt == completion:
-        raise DataError(f"{prompt!r} is named as the prompt and as the completion: nothing but an echo is learnt.", "Name two.")
-    found = Columns(messages, prompt, completion, text=text) if messages or prompt or text else _found(seen, there, name, format)
-    found = replace(
-        found,
-        system=system or found.system or (None if found.text else _first(SYSTEMS, there, found)),
-        tools=tools or (None if found.text else _first(("tools", "functions"), there, found)),
-        sharegpt=found.messages is not None and _speaks(seen, found.messages) == "from",
-    )
+        what = f"{prompt!r} is named as the prompt and as the completion: nothing but an echo is learnt."
+        raise ColumnsError(what, {"completion": WHICH}, "Name another")
+    if messages or prompt or text:
+        found = Columns(messages, prompt, completion, text=text, named=True)
+    else:
+        found = _found(seen, there, name, format)
+    found = replace(found, system=system, tools=tools).beside(there)
+    found = replace(found, sharegpt=found.messages is not None and _speaks(seen, found.messages) == "from")
     unread = [column for column in there if column not in found.names]
     return replace(found, unread=(*unread, *unread_keys(seen, found.messages)))
+
+
+def _not_there(named: Mapping[str, str], there: list[str], name: str, seen: Sequence[Row]) -> ColumnsError:
+    """Of named columns that are not there, with those that were probably meant: near names, or what is there by a usual one."""
+    usual: Mapping[str, Any]
+    try:
+        usual = vars(_found(seen, there, name, "auto"))
+    except DataError:
+        usual = _suggested(there)
+    free = [column for column in there if column not in named.values()]
+    meant: dict[str, str] = {}
+    said = []
+    for kind, column in named.items():
+        if column not in there:
+            said.append(f"no column {column!r}{nearest(column, free)}")
+            meant[kind] = near(column, free) or (usual[kind] if usual.get(kind) in free else WHICH)
+            free = [other for other in free if other != meant[kind]]
+    return ColumnsError(f"{name} has {' and '.join(said)}; it has {listed(there)}.", meant)
 
 
 def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Columns:
@@ -136,40 +177,58 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
     }.get(format, [_named_conversations, _pair, _conversations, _text])
     for find in finders:
         if found := find(rows, there):
+            if format == "auto":
+                _refuse_judged(rows, name, found)
             return found
     if format != "auto":
-        raise DataError(f"{name} ({listed(there)}) has no columns for the format {format}.", "Name them, or leave format out.")
+        what = f"{name} ({listed(there)}) has no columns for the format {format}."
+        raise ColumnsError(what, {"dataset_format": "auto"}, "Name them, or have them found")
     if set(there) >= PREFERENCES:
-        raise DataError(
+        raise ColumnsError(
             f"{name} ({listed(there)}) holds preferences, and tunesmith learns answers, not that one is better than another.",
-            f"To learn the chosen ones, add {_chosen(rows, there)}.",
+            _chosen(rows, there), "To learn the chosen ones, add",
+        )  # fmt: skip
+    if any(keys <= set(there) for keys in MESSAGES):
+        raise DataError(
+            f"{name} ({listed(there)}) holds one message a row, and a row is a whole conversation.",
+            'Write {"messages": [{"role": …, "content": …}, …]} for each conversation.',
         )
-    raise DataError(
-        f"The columns of {name} ({listed(there)}) do not say which is the prompt and which the answer.",
-        f"Name the columns you mean: {_suggested(there)}.",
+    raise ColumnsError(
+        f"The columns of {name} ({listed(there)}) do not say which is the prompt and which the answer.", _suggested(there)
     )
 
 
-def _chosen(rows: Sequence[Row], there: list[str]) -> str:
-    """Flags that read the chosen answers; where conversations are chosen, what was asked stands in them again."""
+def _refuse_judged(rows: Sequence[Row], name: str, found: Columns) -> None:
+    """Raises DataError for completions that are labelled good or bad: the bad ones would be learnt like the good."""
+    labels = {str(row.values.get("label")).lower() for row in rows} - {"none"}
+    if found.completion and labels and labels <= {"true", "false"}:
+        raise DataError(
+            f"{name} says in 'label' which completions are good and which are bad (as for KTO), and all would be learnt alike.",
+            "Keep the rows whose label is true; or, to learn all of them, "
+            f"add --prompt {shlex.quote(str(found.prompt))} --completion {shlex.quote(found.completion)}.",
+        )
+
+
+def _chosen(rows: Sequence[Row], there: list[str]) -> dict[str, str]:
+    """Settings that read the chosen answers; where conversations are chosen, what was asked stands in them again."""
     asked, first = _first(ASKED, there, Columns()), _first_message(rows, "chosen")
     speaker = first.get("role", first.get("from"))
     if first and (not asked or SPEAKERS.get(str(speaker)) != "assistant"):
-        return "--messages chosen"
-    return f"--prompt {asked} --completion chosen" if asked else "--text chosen"
+        return {"messages": "chosen"}
+    return {"prompt": asked, "completion": "chosen"} if asked else {"text": "chosen"}
 
 
-def _suggested(there: Sequence[str]) -> str:
-    """Flags that name columns; where there are many nobody knows which."""
+def _suggested(there: Sequence[str]) -> dict[str, str]:
+    """Settings that name columns; where there are many nobody knows which."""
     if len(there) == 1:
-        return f"--text {shlex.quote(there[0])}"
-    first, last = map(shlex.quote, there) if len(there) == 2 else ("COLUMN", "COLUMN")
-    return f"--prompt {first} --completion {last}"
+        return {"text": there[0]}
+    first, last = there if len(there) == 2 else (WHICH, WHICH)
+    return {"prompt": first, "completion": last}
 
 
 def unread_keys(rows: Sequence[Row], column: str | None) -> list[str]:
     """Keys of messages that nothing is done with, as ``column: key``."""
-    lists = [value for row in rows if column and isinstance(value := row.values.get(column), list)]
+    lists = [value for row in rows if column and isinstance(value := in_rows(row.values.get(column)), list)]
     found = dict.fromkeys(key for value in lists for message in value if isinstance(message, dict) for key in message)
     return [f"{column}: {key}" for key in found if key not in READ]
 
@@ -189,8 +248,7 @@ def _pair(rows: Sequence[Row], there: list[str]) -> Columns | None:
     spelled = {column.lower(): column for column in reversed(there)}
     for prompt, completion in PAIRS:
         if prompt in spelled and completion in spelled:
-            found = Columns(None, spelled[prompt], spelled[completion])
-            return replace(found, input=_first(INPUTS, there, found)) if prompt == "instruction" else found
+            return Columns(None, spelled[prompt], spelled[completion])
     return None
 
 
@@ -199,7 +257,7 @@ def _text(rows: Sequence[Row], there: list[str]) -> Columns | None:
     return Columns(text=column) if column else None
 
 
-def _first(names: Sequence[str], there: list[str], taken: Columns) -> str | None:
+def _first(names: Sequence[str], there: Sequence[str], taken: Columns) -> str | None:
     """The first of these names that there is, however it is capitalised, and that nothing else is read from."""
     spelled = {column.lower(): column for column in reversed(there) if column not in taken.names}
     return next((spelled[name] for name in names if name in spelled), None)
@@ -221,6 +279,6 @@ def _first_message(rows: Sequence[Row], column: str) -> dict[str, Any]:
                 value = json_of(value, row.where)
             except RowError:
                 continue
-        if value:
+        if value := in_rows(value):
             return value[0] if isinstance(value, list) and isinstance(value[0], dict) else {}
     return {}

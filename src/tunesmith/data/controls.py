@@ -36,15 +36,32 @@ class ControlTokens:
         self._firsts = {name[0] for name in self.names}
         self._twins: dict[str, Any] = {}
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._folded = self._find_folded_names()
 
     def find(self, value: Any) -> str | None:
         """The first control token spelled out in a text, or in the texts and keys of lists and objects."""
         if isinstance(value, str):
-            if any(first in value for first in self._firsts):
-                match = self._pattern.search(value)
-                return match[0] if match else None
-            return None
+            match = self._pattern.search(value) if any(first in value for first in self._firsts) else None
+            return match[0] if match else self.find_folded(value)
         return next((found for item in _items(value) if (found := self.find(item))), None)
+
+    def find_folded(self, text: str) -> str | None:
+        """The first control token that a text spells otherwise, as ``<|IM_END|>``, and that this tokenizer takes it for."""
+        if self._folded is None or self._backend is None:
+            return None
+        match = self._folded.search(self._backend.normalizer.normalize_str(text))
+        return match[0] if match else None
+
+    def _find_folded_names(self) -> re.Pattern[str] | None:
+        """Control tokens that are looked for in texts whose letters are made alike first; None if there are none."""
+        if self._backend is None or self._backend.normalizer is None:
+            return None
+        state = json.loads(self._backend.to_str())
+        steps = state["normalizer"].get("normalizers", [state["normalizer"]])
+        if all(step["type"] in ("Prepend", "Replace", "Strip") for step in steps):  # spaces alone
+            return None
+        names = {token["content"] for token in state["added_tokens"] if token["normalized"]} & set(self.names)
+        return re.compile("|".join(re.escape(self._backend.normalizer.normalize_str(name)) for name in names)) if names else None
 
     def begins(self, text: str) -> bool:
         """Whether a text begins with a control token."""
@@ -77,7 +94,7 @@ class ControlTokens:
             return self._plain(texts)
         if self._backend is None:
             raise self._impossible("it is not a fast one")
-        return [self._spelled(text, mark) if mark in text else self._plain([text])[0] for text in texts]
+        return [self._spelled(text, mark) for text in texts]
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []

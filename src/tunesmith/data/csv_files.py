@@ -48,6 +48,8 @@ def _refuse(error: RowError, header: list[str], bad: OnBadRow) -> None:
 
 def _header(fields: list[str], separator: str, where: str) -> list[str]:
     """Column names. Raises RowError."""
+    if fields and fields[0].lower() in ("sep=", f"sep={separator}"):
+        raise RowError(f"{where} tells Excel the separator and is no header.", "Remove the line.")
     if twice := [name for name in dict.fromkeys(fields) if fields.count(name) > 1]:
         raise RowError(f"{where}: the header names {twice[0]!r} twice.", "Give every column a name of its own.")
     if spaced := [name for name in fields if name != name.strip()]:

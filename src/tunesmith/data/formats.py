@@ -1,18 +1,28 @@
 """Rows to conversations, and whether each row is something that can be trained on."""
 
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 from tunesmith.data.bad_rows import OnBadRow, refuse
 from tunesmith.data.columns import PAIRS, Columns, find_columns
-from tunesmith.data.conversation import DOCUMENT, Conversation, Message
+from tunesmith.data.conversation import DOCUMENT, ROLES, Conversation, Message
 from tunesmith.data.messages import messages_of
 from tunesmith.data.row import Row
-from tunesmith.data.text import listed, text_of
+from tunesmith.data.text import kind_of, listed, text_of
 from tunesmith.data.tool_calls import tools_of
 from tunesmith.errors import RowError
 
 __all__ = ["PAIRS", "Columns", "Conversation", "Message", "conversations", "find_columns", "to_conversations"]
+
+MESSAGES_AS_TEXT = (
+    re.compile(r"\A\s*\[\s*\{"),
+    re.compile(rf"[{{,]\s*['\"]role['\"]\s*:\s*['\"](?:{'|'.join(ROLES)})['\"]"),
+    re.compile(r"[{,]\s*['\"]content['\"]\s*:"),
+)
+"""What a list of messages has in it as text, be it JSON or as Python prints it."""
 
 
 def to_conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse) -> list[Conversation]:
@@ -27,7 +37,11 @@ def conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse)
         bad: told of a row that has no assistant text, an unknown role, or content that is not text; by default it raises
             RowError, with file, line and the number of the message.
     """
+    known = {*columns.names, *columns.unread}
     for row in rows:
+        if not known >= row.values.keys():  # the first rows had no system prompt, say, and later ones do
+            columns = columns.beside([column for column in row.values if column not in known])
+            known.update(row.values)
         try:
             made = _conversation(row, columns)
         except RowError as error:
@@ -39,22 +53,35 @@ def conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse)
 def _conversation(row: Row, columns: Columns) -> Conversation:
     if columns.text:
         return _document(row, columns.text)
+    prompt: list[Message] = []
     if columns.messages:
-        messages = messages_of(_cell(row, columns.messages), row.where, columns.messages)
+        said = messages_of(_cell(row, columns.messages), row.where, columns.messages)
     else:
-        prompt, completion = _prompt(row, columns), _side(row, columns.completion, "assistant")
-        if completion != prompt and completion[: len(prompt)] == prompt:
-            raise RowError(
-                f"{row.where}: {columns.completion!r} begins with the prompt, which would be asked twice.",
-                f"Read it alone: --messages {columns.completion}.",
-            )
-        messages = [*prompt, *completion]
-    if not any(m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more) for m in messages):
+        prompt, said = _pair(row, columns)
+    messages = [*prompt, *said]
+    answers = [m for m in said if m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more)]
+    if not answers:
         raise RowError(f"{row.where} has no assistant text to learn.", "Give it an answer or remove the row.")
-    if not any(m.role == "assistant" and m.train for m in messages):
+    if not any(m.train for m in answers):
         raise RowError(f"{row.where}: every answer is marked not to be trained.", "Leave one to learn, or remove the row.")
     tools = tools_of(row.values.get(columns.tools), f"{row.where}, column {columns.tools!r}") if columns.tools else ()
     return Conversation((*_system(row, columns.system, messages), *messages), row.where, tools)
+
+
+def _pair(row: Row, columns: Columns) -> tuple[list[Message], list[Message]]:
+    """Prompt and completion. What the assistant said within a prompt is asked about, not learnt. Raises RowError."""
+    prompt, completion = _prompt(row, columns), _side(row, columns.completion, "assistant")
+    if completion != prompt and completion[: len(prompt)] == prompt:
+        raise RowError(
+            f"{row.where}: {columns.completion!r} begins with the prompt, which would be asked twice.",
+            f"Read it alone: --messages {columns.completion}.",
+        )
+    if prompt[-1].role == completion[0].role == "assistant":
+        raise RowError(
+            f"{row.where}: {columns.prompt!r} ends with the beginning of an answer, and {columns.completion!r} is another one.",
+            "Put all of the answer into the completion.",
+        )
+    return [replace(m, train=False) if m.role == "assistant" else m for m in prompt], completion
 
 
 def _document(row: Row, column: str) -> Conversation:
@@ -67,7 +94,7 @@ def _document(row: Row, column: str) -> Conversation:
 def _system(row: Row, column: str | None, messages: list[Message]) -> list[Message]:
     """The system prompt, if the row has one and does not bring its own."""
     value = row.values.get(column) if column else None
-    if value is None or value == "":
+    if _is_blank(value):
         return []
     if messages[0].role == "system":
         raise RowError(f"{row.where} has a system prompt in {column!r} and another in its messages.", "Keep one of the two.")
@@ -77,16 +104,29 @@ def _system(row: Row, column: str | None, messages: list[Message]) -> list[Messa
 def _prompt(row: Row, columns: Columns) -> list[Message]:
     messages = _side(row, columns.prompt, "user")
     extra = row.values.get(columns.input) if columns.input else None
-    if extra is None or extra == "":
+    if _is_blank(extra):
         return messages
-    carried_on = text_of(extra, f"{row.where}, column {columns.input!r}")
-    return [*messages[:-1], Message("user", f"{messages[-1].content}\n\n{carried_on}")]
+    where = f"{row.where}, column {columns.input!r}"
+    if not isinstance(extra, str):
+        raise RowError(
+            f"{where} is {kind_of(extra)}, not text.",
+            f"Give it text; or, to leave it out, add --prompt {quote(str(columns.prompt))} "
+            f"--completion {quote(str(columns.completion))}.",
+        )
+    asked = messages[-1].content
+    return [*messages[:-1], Message("user", f"{asked}\n\n{text_of(extra, where)}" if asked.strip() else text_of(extra, where))]
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether a cell that may be empty is."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _side(row: Row, column: str | None, role: str) -> list[Message]:
-    """A prompt or completion: text, or (as trl has it) a list of messages."""
+    """A prompt or completion: text, or (as trl has it) a list of messages, or such a list as JSON, which is all csv can hold."""
     value = _cell(row, column)
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+    written = isinstance(value, str) and all(sign.search(value) for sign in MESSAGES_AS_TEXT)
+    if written or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
         return messages_of(value, row.where, str(column))
     return [Message(role, text_of(value, f"{row.where}, column {column!r}"))]
 
@@ -94,5 +134,8 @@ def _side(row: Row, column: str | None, role: str) -> list[Message]:
 def _cell(row: Row, column: str | None) -> Any:
     """The value in a column that every row has to have. Raises RowError."""
     if column not in row.values:
-        raise RowError(f"{row.where} has no {column!r}; it has {listed(row.values)}.", "Give it one or remove the row.")
+        raise RowError(
+            f"{row.where} has no {column!r}; it has {listed(row.values)}.",
+            "Give it one or remove the row; files of different columns are read if they are named one by one, with commas.",
+        )
     return row.values[column]

@@ -9,7 +9,7 @@ from tunesmith.data.tool_calls import calls_of, json_of
 from tunesmith.errors import RowError, nearest
 
 SPEAKERS = {
-    "system": "system", "human": "user", "user": "user", "prompter": "user",
+    "system": "system", "developer": "system", "human": "user", "user": "user", "prompter": "user",
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "model": "assistant", "function_call": "assistant", "tool_call": "assistant",
     "tool": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool", "ipython": "tool",
@@ -25,14 +25,25 @@ READ = frozenset(
     ("role", "content", "from", "value", "tool_calls", "function_call", "train", "weight", "name", "tool_call_id", *THOUGHTS)
 )
 """Fields of a message that something is done with."""
-ELSEWHERE = {"train_on_turn", "training", "trainable", "loss", "loss_mask", "mask", "masked", "do_train"}
+ELSEWHERE = {
+    "train_on_turn", "training", "train_detail", "training_detail", "trainable", "loss", "loss_mask", "mask", "masked", "do_train",
+}  # fmt: skip
 """What other tools mark answers with that are to be learnt, or not."""
+
+
+def in_rows(value: Any) -> Any:
+    """The value, but a list of objects for an object of lists, as older `datasets` keep a sequence of objects in parquet."""
+    lists = list(value.values()) if isinstance(value, dict) else []
+    if lists and all(isinstance(one, list) for one in lists) and len({*map(len, lists)}) == 1:
+        return [dict(zip(value, items)) for items in zip(*lists)]
+    return value
 
 
 def messages_of(value: Any, where: str, column: str) -> list[Message]:
     """The messages of a list, or of one as JSON, each checked. Raises RowError, with the message's number."""
     if isinstance(value, str):
         value = json_of(value, f"{where}: {column!r}")
+    value = in_rows(value)
     if not isinstance(value, list) or not value:
         raise RowError(
             f"{where}: {column!r} is {kind_of(value)}, not a list of messages.", 'Write [{"role": "user", "content": …}, …].'
@@ -57,7 +68,11 @@ def _message(item: Any, where: str) -> Message:
         raise RowError(f"{where} is not an object with role and content.", 'Write {"role": "user", "content": …}.')
     role = item["role"]
     if role not in ROLES:
-        raise RowError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}{nearest(str(role), ROLES)}.", "Rename the role.")
+        meant = SPEAKERS.get(str(role)) if role not in CALLERS else None
+        raise RowError(
+            f"{where}: role {role!r} is not one of {', '.join(ROLES)}{'' if meant else nearest(str(role), ROLES)}.",
+            f"Rename it to {meant}." if meant else "Rename the role.",
+        )
     more: dict[str, Any] = {key: text_of(item[key], f"{where}, {key}") for key in KEPT.get(role, ()) if item.get(key) is not None}
     if item.get("function_call"):
         raise RowError(f"{where} has a function_call, which no chat template reads.", 'Write "tool_calls": [{"function": …}].')
@@ -89,11 +104,13 @@ def _spoken(item: dict[str, Any], where: str) -> Message:
             f"{where}: {speaker!r} is not a speaker that is known{nearest(str(speaker), SPEAKERS)}.",
             "Use human and gpt, system, tool, or function_call.",
         )
-    role, text = SPEAKERS[speaker], text_of(item.get("value"), where)
-    train = _trained(item, role, where)
-    if speaker in CALLERS:
-        return Message(role, "", train, {"tool_calls": calls_of(text, f"{where}, value")})
-    return Message(role, text, train)
+    role, value = SPEAKERS[speaker], item.get("value")
+    if speaker not in CALLERS:
+        return _message({**item, "role": role, "content": value}, where)
+    calls = calls_of(text_of(value, where), f"{where}, value")
+    if not calls:
+        raise RowError(f"{where} is a {speaker} without a call.", 'Write {"name": …, "arguments": {…}} as its value.')
+    return Message(role, "", _trained(item, role, where), {"tool_calls": calls})
 
 
 def _check_caller(role: str, where: str) -> None:

@@ -3,11 +3,12 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tunesmith.data.bad_rows import BadRowFacts, BadRows, together
 from tunesmith.data.batch_render import BatchRenderer
 from tunesmith.data.cache import Cache
+from tunesmith.data.columns import ColumnsError
 from tunesmith.data.controls import special_ids
 from tunesmith.data.conversation import Conversation
 from tunesmith.data.dataset import Dataset, prepare
@@ -66,21 +67,20 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: good, look at this, or will not train. reasons: why. fix: what to do. max_length: one that cuts nothing, if that
-    is the first thing to change. skip: whether the run would go through without its bad rows."""
+    """word: good, look at this, or will not train. reasons: why. fix: what to do. settings: those of a recipe to change first,
+    as far as they would mend it."""
 
     word: str
     reasons: tuple[str, ...]
     fix: str
-    max_length: int | None = None
-    skip: bool = False
+    settings: dict[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Preview:
     """A data set before training. rows, held_out: counts; looked_at: of these rows, those whose texts were compared.
-    read_as: the columns. bad: those that cannot be trained on. What could not be found out
-    because the data cannot be trained on is None."""
+    read_as: the columns. bad: those that cannot be trained on. notes: what else the user should know. What could not be found
+    out because the data cannot be trained on is None."""
 
     model: str
     data: str
@@ -96,6 +96,7 @@ class Preview:
     prefix: Prefix | None
     system_prompts: tuple[tuple[str, int], ...]
     bad: BadRowFacts
+    notes: tuple[str, ...]
     findings: tuple[Finding, ...]
     verdict: Verdict
 
@@ -144,8 +145,9 @@ def _look(
         prefix=_prefix(recipe, renderer, data, watch) if data else None,
         system_prompts=system_prompts(texts),
         bad=bad,
+        notes=data.facts.notes if data else (),
         findings=findings,
-        verdict=_verdict(problem, reading.damage, cut, bad.count, findings, model_limit),
+        verdict=_verdict(recipe, problem, reading.damage, cut, bad.count, findings, model_limit),
     )
 
 
@@ -261,16 +263,17 @@ def _show(example: Example, renderer: Renderer, special: set[int], limit: int, m
 
 
 def _verdict(
-    problem: DataError | ModelError | None, damage: str, cut: Cut | None, bad: int, findings: Sequence[Finding], model_limit: int
+    recipe: Recipe, problem: DataError | ModelError | None, damage: str, cut: Cut | None, bad: int, findings: Sequence[Finding],
+    model_limit: int,
 ) -> Verdict:  # fmt: skip
     """Will not train if the preparation refused; worth a look if something is cut, left out or found; else good."""
-    longer = cut.shortest if cut and cut.answer_tokens and cut.shortest <= model_limit else None
+    longer: dict[str, str | int] = {}
+    if cut and cut.answer_tokens and cut.shortest <= model_limit:
+        longer = {"max_length": cut.shortest}
     if problem is not None:
-        nothing_left = cut is not None and cut.whole_answers == cut.of_rows
-        skip = isinstance(problem, RowError) and bool(cut) and not damage
         others = (f"bad rows: {bad:,}",) if isinstance(problem, RowError) and bad > 1 and not damage else ()
         what = (damage,) if problem.what in damage else (problem.what, damage) if damage else (problem.what,)
-        return Verdict(WILL_NOT, what + others, problem.fix, longer if nothing_left else None, skip)
+        return Verdict(WILL_NOT, what + others, problem.fix, _mending(recipe, problem, damage, cut, longer))
     reasons, fixes = [], []
     if cut and cut.answer_tokens:
         share = cut.answer_tokens / cut.of_answer_tokens
@@ -284,3 +287,13 @@ def _verdict(
     reasons += [f"{finding.title}: {finding.count:,} of {finding.looked_at:,}" for finding in looked_into]
     fixes += [finding.fix for finding in looked_into]
     return Verdict(LOOK, tuple(reasons), fixes[0], longer) if reasons else Verdict(GOOD, (), "")
+
+
+def _mending(
+    recipe: Recipe, problem: DataError | ModelError, damage: str, cut: Cut | None, longer: dict[str, str | int]
+) -> dict[str, str | int]:
+    """Settings with which the preparation would not refuse, as far as settings can do it."""
+    if isinstance(problem, ColumnsError):
+        return {} if recipe.datasets else {**problem.settings}  # those of a mixture stand in its own entries
+    settings: dict[str, str | int] = longer if cut and cut.whole_answers == cut.of_rows else {}
+    return {**settings, "on_bad_row": "skip"} if isinstance(problem, RowError) and cut and not damage else settings

@@ -16,7 +16,7 @@ from tunesmith.data.conversation import Conversation, Message
 from tunesmith.data.example import IGNORE, Example, cut
 from tunesmith.data.splice import Splicer
 from tunesmith.data.tally import Tally
-from tunesmith.data.template import Messages, Tools, find_turn_tokens, render_text
+from tunesmith.data.template import Messages, Tools, find_own_header, find_turn_tokens, render_text
 from tunesmith.data.turns import ANOTHER, Turn, Turns
 from tunesmith.errors import DataError, ModelError, RowError
 
@@ -46,8 +46,9 @@ class Renderer:
 
     Attributes:
         stop_token_id: the token that ends an answer. controls: the control tokens of the vocabulary and template.
-        spelled: rows in which control tokens were spelled out and kept text. ended: those where one ends an answer.
-        formatted: plain texts that had them already.
+        unknown_id: the token for what the vocabulary cannot spell, None if there is no such. spelled: rows in which control
+        tokens were spelled out and kept text. ended: those where one ends an answer. formatted: plain texts that had them
+        already. unknown: rows that train the unknown token.
 
     Raises:
         ModelError: the template ends answers with no special token.
@@ -59,11 +60,13 @@ class Renderer:
         special = special_ids(tokenizer)
         self._turns = Turns(tokenizer, special)
         self.stop_token_id = self._turns.stop_id
+        self._header = find_own_header(tokenizer, special)
         self.controls = ControlTokens(tokenizer, find_turn_tokens(tokenizer, special))
         self._splicer = Splicer(self.controls.encode, self.controls.starts, self._probes())
-        self.spelled, self.ended, self.formatted = Tally(), Tally(), Tally()
+        self.spelled, self.ended, self.formatted, self.unknown = Tally(), Tally(), Tally(), Tally()
         begun = tokenizer("a")["input_ids"][:1]
         self._bos = begun if begun == [tokenizer.bos_token_id] else []
+        self.unknown_id = None if tokenizer.unk_token_id in self.stop_token_ids else tokenizer.unk_token_id
 
     @property
     def stop_token_ids(self) -> set[int]:
@@ -72,9 +75,13 @@ class Renderer:
 
     def notes(self, conversations: int, examples: int) -> tuple[str, ...]:
         """What was done to the rows seen so far that a user should know; counts: of what they were and became."""
+        header = f"the chat template has no generation prompt: the model learns to write {self._header!r} before each answer"
+        unknown = self.tokenizer.unk_token
         told = (
+            (len(self._header), header),
             (self.spelled.count, f"control tokens of this model are spelled out in {self.spelled}: they stay text"),
             (self.ended.count, f"answers end with a spelled-out stop token in {self.ended}: take it out, one is added to each"),
+            (self.unknown.count, f"this vocabulary has no tokens for characters in {self.unknown}: {unknown} is learnt for them"),
             (self.formatted.count, f"plain text begins with a control token in {self.formatted}: taken as formatted already"),
             (examples - conversations, f"the template rewrites earlier turns: {examples:,} examples from rows: {conversations:,}"),
         )
@@ -201,9 +208,11 @@ class Renderer:
     def _end(self, answer: list[int], turn: Turn, where: str) -> int:
         """Tokens of the answer that are trained: up to and including the stop token."""
         stop = self._turns.stops[turn.stop]
-        if stop not in answer:
+        places = [place for place, token in enumerate(answer, 1) if token == stop]
+        behind = turn.after.count(turn.stop, turn.end)
+        if len(places) <= behind:
             raise RowError(f"{where}: {turn.stop!r} ends an answer as text, but not as a token.", ANOTHER)
-        return len(answer) - answer[::-1].index(stop)
+        return places[-1 - behind]
 
     def _document(self, conversation: Conversation) -> _Draft:
         """Plain text between BOS, if the vocabulary begins with one, and EOS. A text that begins with a control token was

@@ -236,10 +236,11 @@ def _counted(tree: nodes.Template, environment: Sandbox) -> nodes.Template:
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` … ``{% endgeneration %}``, which change no text."""
+    """``{% generation %}`` … ``{% endgeneration %}``, which change no text; what is set inside is not known outside, as in
+    transformers."""
 
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)

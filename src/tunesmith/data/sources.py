@@ -59,6 +59,19 @@ def is_bundled(name: str) -> bool:
     return name in BUNDLED_COLUMNS and not Path(name).exists()
 
 
+def check_name(name: str, split: str | None = None) -> None:
+    """See that there is a file, a folder or bundled data of that name; no row is read, and the hub is not asked.
+
+    Args:
+        split: that is to be there, if that is known yet.
+
+    Raises:
+        DataError: as `iter_rows` would before its first row.
+    """
+    if split is not None or _kind(Path(name).expanduser()) != "a folder":
+        _rows_of(name, split or "train", None, refuse)  # rows are read one by one, when they are asked for
+
+
 def absolute_name(name: str) -> str:
     """The same rows by a name that means them from any folder; bundled data and hub ids as they are."""
     path = Path(name).expanduser()
@@ -124,11 +137,8 @@ def _bundled(name: str, split: str, bad: OnBadRow) -> Iterator[Row]:
 
 def _folder(folder: Path, split: str, bad: OnBadRow) -> Iterator[Row]:
     if _saved(folder):
-        yield from saved_rows(folder, split, bad)
-        return
-    files, _ = files_of(folder, split)
-    for path in files:
-        yield from _file(path, bad)
+        return saved_rows(folder, split, bad)
+    return (row for path in files_of(folder, split)[0] for row in _file(path, bad))
 
 
 def files_of(folder: Path, split: str) -> tuple[list[Path], list[str]]:
@@ -200,8 +210,9 @@ def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[R
         dataset: Any = load_dataset(repo, config, split=split, revision=revision or None)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        near = nearest(name, [*BUNDLED_COLUMNS, *_siblings(Path(name))])
         raise DataError(
-            f"{name} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
+            f"{name}{near} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
             f"could not give it: {reason}",
             "Check the name and the split, or give a path.",
         ) from error

@@ -11,6 +11,8 @@ from tunesmith.data.turns import Turn
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 LONGEST_HEAD = 200
+LEADS = ("\n", "a")
+"""What a text is put behind to be encoded as if it stood behind another: one that does not melt into what the text begins with."""
 
 
 class Splicer:
@@ -22,7 +24,8 @@ class Splicer:
 
     def __init__(self, encode: Encode, starts: Callable[[str], list[int]], probes: Sequence[Sequence[Turn]]) -> None:
         alone, behind, newline = encode(["ab", "\nab", "\n"])
-        self._lead = "" if behind == newline + alone else "\n"  # a vocabulary that puts a space before all it is given
+        # A vocabulary that puts a space before all it is given must not do so in the middle of a text.
+        self._leads = () if behind == newline + alone else LEADS
         self.head, self._head_ids = self._find_head(encode, starts, probes)
         self.anchored = bool(probes) and all(
             self._whole(encode, turn.before) == self._whole(encode, last.done) + self._behind(encode, last, turn)
@@ -67,10 +70,10 @@ class Splicer:
         return self._alone(encode, text)
 
     def _alone(self, encode: Encode, text: str) -> list[int]:
-        if self._lead:
-            lead, both = encode([self._lead, self._lead + text])
-            if both[: len(lead)] == lead:
-                return both[len(lead) :]
+        for lead in self._leads:
+            begun, both = encode([lead, lead + text])
+            if both[: len(begun)] == begun:
+                return both[len(begun) :]
         return encode([text])[0]
 
     def _find_head(

@@ -82,7 +82,8 @@ class ListReader:
                 if self._next_character() != ",":
                     break
                 self._at += 1
-                self._next_character()
+                if self._next_character() == "]":
+                    raise self._mistake("A comma stands before the end of the list", self._at)
         if self._next_character() != "]":
             raise self._mistake("Expecting ',' delimiter", self._at)
         self._at += 1

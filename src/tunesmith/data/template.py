@@ -1,6 +1,7 @@
 """A chat template at work: what it makes of messages and tools, and the ways it wants them written."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ PROBE_CALL = {
     "content": "",
     "tool_calls": [{"id": "call00000", "type": "function", "function": {"name": PROBE_NAME, "arguments": {"near": PROBE_VALUE}}}],
 }
+OWN_EOS = "Choose another template with --chat-template, such as zephyr, which ends answers with any model's own EOS."
+FOREIGN = re.compile(r"</?[|｜]?\w+[|｜]?>")
+"""What reads like a control token."""
 ASKED = {"role": "user", "content": "a"}
 
 
@@ -40,12 +44,12 @@ def render_text(tokenizer: Any, messages: Messages, add_generation_prompt: bool,
     except Overdrawn as error:
         raise ModelError(
             f"The chat template was stopped: {error}, as no template has to.",
-            "Do not use this model as it is; choose another template with --chat-template, such as chatml.",
+            "Do not use this model as it is; choose another template with --chat-template, such as zephyr.",
         ) from error
     except TemplateSyntaxError as error:
         raise ModelError(
             f"The chat template's line {error.lineno} is no Jinja: {(error.message or '').rstrip('.')}.",
-            "Mend it, or choose another with --chat-template, such as chatml.",
+            "Mend it, or choose another with --chat-template, such as zephyr.",
         ) from error
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         roles = " → ".join(message["role"] for message in messages)
@@ -62,9 +66,10 @@ def _shown(message: dict[str, Any]) -> dict[str, Any]:
     return shown if thoughts is None else {"thinking": thoughts, **shown, "reasoning_content": thoughts}
 
 
-def find_stop(tokenizer: Any, special: set[int]) -> tuple[int, str]:
-    """The token that ends an answer, from the template itself, and what the prompt adds that no answer begins with: models
-    that always think are prompted with ``<think>``, which their template leaves out again once the answer stands there.
+def find_stop(tokenizer: Any, special: set[int]) -> tuple[int, str, str]:
+    """The token that ends an answer, from the template itself; what the prompt adds that no answer begins with: models that
+    always think are prompted with ``<think>``, which their template leaves out again once the answer stands there; and what
+    follows the token where nothing follows the answer, which may be the same token once more.
 
     Raises:
         ModelError: answers end with no special token.
@@ -72,15 +77,40 @@ def find_stop(tokenizer: Any, special: set[int]) -> tuple[int, str]:
     probe = [ASKED, {"role": "assistant", "content": PROBE_VALUE}]
     before, after = render_text(tokenizer, probe[:1], True), render_text(tokenizer, probe, False)
     kept = _in_common(before, after)
+    if PROBE_VALUE not in after:
+        raise ModelError(
+            "The chat template leaves the text of an answer out, or wants it in another form than text.",
+            "Choose another template with --chat-template, such as zephyr.",
+        )
     tail = after.rpartition(PROBE_VALUE)[2]
     for token in tokenizer(tail, add_special_tokens=False)["input_ids"]:
         if token in special:
-            return token, before[kept:]
+            ended, _, closing = tail.partition(tokenizer.convert_ids_to_tokens(token))
+            _check_end(tokenizer, ended)
+            return token, before[kept:], closing
     raise ModelError(
         f"The chat template ends an answer with {tail!r}, which holds no special token, so a model trained with it would "
         "never learn to stop.",
-        "Choose another template with --chat-template, such as chatml.",
+        OWN_EOS,
     )
+
+
+def _check_end(tokenizer: Any, ended: str) -> None:
+    """Raises ModelError if what stands between an answer and its stop token is a control token of other models."""
+    foreign = FOREIGN.search(ended)
+    if foreign and foreign[0] not in tokenizer.get_added_vocab():
+        raise ModelError(
+            f"The chat template ends an answer with {foreign[0]!r}, which is no token of this model but text that it would write.",
+            OWN_EOS,
+        )
+
+
+def find_own_header(tokenizer: Any, special: set[int]) -> str:
+    """What a model has to write itself before every answer: the header of its turn, where the template has no generation prompt."""
+    asked, prompt = render_text(tokenizer, [ASKED], False), render_text(tokenizer, [ASKED], True)
+    after = render_text(tokenizer, [ASKED, {"role": "assistant", "content": PROBE_VALUE}], False)
+    header = after.removeprefix(asked).partition(PROBE_VALUE)[0] if asked == prompt else ""
+    return header if set(tokenizer(header, add_special_tokens=False)["input_ids"]) & special else ""
 
 
 def find_turn_tokens(tokenizer: Any, special: set[int]) -> list[str]:

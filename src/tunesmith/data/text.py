@@ -36,7 +36,8 @@ def kind_of(value: Any) -> str:
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names with commas between them; of very many the first, and how many more there are."""
-    every = [name or "(no name)" for name in names]
+    """Names with commas between them, spelled so that any terminal can show them; of very many the first, and how many more
+    there are."""
+    every = [name if name.isprintable() else repr(name)[1:-1] for name in (name or "(no name)" for name in names)]
     more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more

@@ -49,7 +49,8 @@ def _open(path: Path) -> TextIO:
     """The file as text. A byte that is not UTF-8 becomes half a character, so that the line it stands on can be named."""
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     with opened(path, "rb") as file:
-        if file.read(2) in UTF16:
+        begin = file.read(2)
+        if begin in UTF16 or (len(begin) == 2 and 0 in begin):  # without a mark, a NUL stands in one of its first two bytes
             raise DataError(f"{path} is UTF-16, not UTF-8 text.", "Save it as UTF-8.")
     return opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
 
@@ -96,6 +97,8 @@ def _mistake(line: str, error: json.JSONDecodeError) -> str:
         return "it holds NUL characters, as UTF-16 text does"
     if line.lstrip().startswith("{'"):
         return "its quotes are single ones, as Python prints them, and JSON's are double"
+    if error.msg == "Extra data" and line[error.pos :].strip() == ",":
+        return "a comma stands behind the object, as in a list"
     return error.msg
 
 
@@ -178,6 +181,8 @@ def _refuse_lists(lists: dict[str, list[Any]], path: Path) -> None:
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, list) and value and _is_message(value[0]):
+        raise RowError(f"{where} is a list of messages, not an object.", 'Write {"messages": […]}, the list inside.')
     if not isinstance(value, dict):
         raise RowError(f"{where} is {'null' if value is None else kind_of(value)}, not an object.", ROW_EXAMPLE)
     return value

@@ -124,12 +124,15 @@ class Tokeniser:
     def take(self, conversations: Iterator[Conversation], watch: Callable[[int], None]) -> Tokenised:
         """The examples of some of the conversations, or of all. ``watch``: told how many are done."""
         builder, done = Builder(), 0
+        unknown = self.renderer.unknown_id
         with no_garbage_collection():
             while some := list(up_to(conversations, CHUNK, CHARACTERS)):
                 start = done
                 known = {conversation.where: (digest(conversation), conversation.weight) for conversation in some}
                 for example in self.renderer.examples(some, lambda number: watch(start + number), self.bad):  # noqa: B023
                     builder.add(example, *known[example.where])
+                    if unknown is not None and unknown in example.labels:
+                        self.renderer.unknown.add(example.where)
                 done += len(some)
         made = Tokenised(builder.examples(), self.opened.columns, self.opened.describe(), self.bad.taken(), read=done)
         return dataclasses.replace(made, notes=self.renderer.notes(made.conversations, len(made.examples)))

@@ -4,6 +4,7 @@ Tool:  ``{"type": "function", "function": {"name": …, "description": …, "par
 Call:  ``{"type": "function", "function": {"name": …, "arguments": object}}``, with ``id`` if it had one
 """
 
+from math import isfinite
 from typing import Any
 
 from tunesmith.data.strict_json import StrictJson
@@ -24,10 +25,10 @@ def calls_of(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _listed(value: Any, where: str) -> list[Any]:
-    if value is None or value == "":
-        return []
-    if isinstance(value, str):
+    if isinstance(value, str) and value.strip():
         value = json_of(value, where)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -68,14 +69,19 @@ def _call(item: Any, where: str) -> dict[str, Any]:
         arguments = json_of(arguments, f"{where}, its arguments") if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise RowError(f"{where}: its arguments are {kind_of(arguments)}, not an object.", 'Write {"city": "Paris"}.')
-    call = {"type": "function", "function": {"name": function["name"], "arguments": _checked(arguments, where)}}
+    call = {"type": "function", "function": {"name": text_of(function["name"], where), "arguments": _checked(arguments, where)}}
     return {"id": text_of(item["id"], where), **call} if item.get("id") else call
 
 
 def _checked(value: Any, where: str) -> Any:
-    """The value, if all its texts are text. Raises RowError."""
+    """The value, if all its texts are text and the rest of it is what JSON has, which parquet goes beyond. Raises RowError."""
     if isinstance(value, str):
         return text_of(value, where)
     if isinstance(value, dict):
         return {text_of(key, where): _checked(item, where) for key, item in value.items()}
-    return [_checked(item, where) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_checked(item, where) for item in value]
+    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    found = str(value) if isinstance(value, float) else kind_of(value)
+    raise RowError(f"{where} holds {found}, and JSON has no such value.", "Write it as text.")

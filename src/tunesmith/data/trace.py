@@ -20,6 +20,8 @@ Part = str | tuple[int, Callable[[str], str]] | tuple["Parts", Callable[[str], s
 """Fixed text; or a content by its number, or a text made of parts, and what is done to it."""
 Parts = tuple[Part, ...]
 
+READ_UNSEEN = ("float", "int", "tojson", "wordcount")
+"""Filters that read a text's characters without asking it."""
 POISON = "\ue000"
 """What a content looks like to code that reads it unseen. No trace is kept whose text holds it."""
 
@@ -254,7 +256,8 @@ def _environment() -> Any:
 
     environment = Environment()
     environment.concat = _join  # type: ignore[method-assign]
-    environment.filters.update({name: _watched(apply) for name, apply in environment.filters.items()}, tojson=_untraceable)
+    environment.filters.update({name: _watched(apply) for name, apply in environment.filters.items()})
+    environment.filters.update(dict.fromkeys(READ_UNSEEN, _untraceable))
     return environment
 
 

@@ -6,6 +6,7 @@ later ones follow (models that think forget their thoughts). Then no one text ho
 in, and the conversation becomes several texts, each with the answers that it shows as they are asked for.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,11 @@ from tunesmith.data.template import (
 )
 from tunesmith.errors import ModelError, RowError
 
-ANOTHER = "Choose another template with --chat-template, such as chatml."
+ANOTHER = "Choose another template with --chat-template, such as zephyr."
+OPENED = re.compile(r"<(think|thinking|thought|reasoning)>\s*\Z")
+"""How the prompt of a model ends that has to think first."""
+THOUGHT = re.compile(r"\s*<think>(?=.*?(</think>))", re.DOTALL)
+"""How an answer begins that has its thought in its text; and what ends the thought."""
 NO_TOOLS = "Use a model whose template knows tools, or rows without them."
 
 
@@ -58,7 +63,7 @@ class Turns:
 
     def __init__(self, tokenizer: Any, special: set[int]) -> None:
         self.tokenizer, self.special = tokenizer, special
-        self.stop_id, self.opened = find_stop(tokenizer, special)
+        self.stop_id, self.opened, self.closing = find_stop(tokenizer, special)
         self.stops = {str(tokenizer.convert_ids_to_tokens(self.stop_id)): self.stop_id}
         self._calls_known = False
         self._style: CallStyle | None = None
@@ -105,7 +110,8 @@ class Turns:
             after = self._thought(messages[index]["content"], before, after, where, index + 1)
         else:
             self._check_answer(messages, index, tools, before, after, where)
-        ends = {stop: after.rfind(stop, len(before)) for stop in self.stops}
+        answered = len(after.removesuffix(self.closing))  # the closing may hold the stop token once more
+        ends = {stop: after.rfind(stop, len(before), answered) for stop in self.stops}
         stop = max(ends, key=lambda stop: ends[stop])
         if ends[stop] < 0:
             raise RowError(f"{where}: the chat template does not end message {index + 1} with {stop!r} as it ends others.", ANOTHER)
@@ -119,6 +125,9 @@ class Turns:
         opened = self.opened
         tag = opened.strip()
         shown = before.removesuffix(opened)
+        asked = OPENED.search(before)
+        if asked and f"</{asked[1]}>" not in content:
+            raise _thoughtless(f"<{asked[1]}>", where, number)
         if not opened or not tag.startswith("<") or not before.endswith(opened) or not after.startswith(shown):
             raise RowError(
                 f"{where}: the chat template does not keep the prompt as it was once the answer (message {number}) follows, so "
@@ -127,10 +136,7 @@ class Turns:
             )
         thought, closed, said = content.partition(f"</{tag[1:]}")
         if not closed or not thought.lstrip().startswith(tag):
-            raise RowError(
-                f"{where}: this model is asked with {tag} and has to think first, but message {number} holds no thought.",
-                f"Begin the answer with {tag} … </{tag[1:]}, or choose another template with --chat-template, such as chatml.",
-            )
+            raise _thoughtless(tag, where, number)
         written = after[len(shown) :]
         kept = next((form for form in (said, said.lstrip(), said.rstrip(), said.strip()) if written.startswith(form)), None)
         if kept is None:
@@ -157,8 +163,14 @@ class Turns:
             raise RowError(f"{where}: the chat template leaves the tools out, so this model cannot be told of them.", NO_TOOLS)
 
     def _check_answer(self, messages: Messages, index: int, tools: Tools, before: str, after: str, where: str) -> None:
-        """Raises RowError if the template leaves part of an answer out."""
+        """Raises RowError if the template leaves part of an answer out, or puts a thought before the answer's own."""
         message, answer = messages[index], after[len(before) :]
+        begun = THOUGHT.match(message["content"])
+        if begun and answer.count(begun[1]) > message["content"].count(begun[1]) and not any(map(message.get, THOUGHTS)):
+            raise RowError(
+                f"{where}: message {index + 1} begins with a thought, and the chat template writes an empty one before it.",
+                'Write the thought into the message as "reasoning_content", the rest as its content.',
+            )
         for what, changed in _changes(message, answer):
             if self.text([*messages[:index], changed], tools, prompt=False) == after:
                 inside = "Remove it, or write it into the text as <think> … </think>."
@@ -180,6 +192,13 @@ class Turns:
         if self._style is None:
             raise ModelError("The chat template does not write tool calls, so this model cannot learn them.", NO_TOOLS)
         return self._style
+
+
+def _thoughtless(tag: str, where: str, number: int) -> RowError:
+    return RowError(
+        f"{where}: this model is asked with {tag} and has to think first, but the text of message {number} holds no thought.",
+        f"Begin the answer with {tag} … </{tag[1:]}, or choose another template with --chat-template, such as zephyr.",
+    )
 
 
 def _changes(message: Mapping[str, Any], answer: str) -> list[tuple[str, dict[str, Any]]]:

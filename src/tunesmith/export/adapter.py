@@ -9,10 +9,11 @@ from typing import Any
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.base.disk import share, sync
+from tunesmith.export.generation_config import write_generation_config
 
 
-def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write adapter_config.json, adapter_model.safetensors, tokenizer and chat template into ``folder``.
+def save_adapter(peft_model: Any, tokenizer: Any, stop_ids: list[int], folder: Path) -> None:
+    """Write adapter_config.json, adapter_model.safetensors, tokenizer, chat template and generation_config.json into ``folder``.
 
     Each file is written beside its place, flushed to disk and renamed, the weights last. No pickle is written.
     """
@@ -24,6 +25,7 @@ def save_adapter(peft_model: Any, tokenizer: Any, folder: Path) -> None:
             peft_model.save_pretrained(made, selected_adapters=[ADAPTER], save_embedding_layers=False)
         _sort_targets(Path(made) / "adapter_config.json")
         tokenizer.save_pretrained(made)
+        write_generation_config(peft_model, stop_ids, Path(made))
         share(Path(made) / "adapter_model.safetensors")
         files = sorted(Path(made).iterdir(), key=lambda p: p.suffix == ".safetensors")
         for file in files:

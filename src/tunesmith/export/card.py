@@ -41,8 +41,12 @@ def write_card(folder: Path, base: str, facts: dict[str, Any]) -> None:
     """Write a run's own card. ``facts``: heading to value, shown as a table; nothing from the rows themselves."""
     lines = (
         "from peft import AutoPeftModelForCausalLM",
+        "from transformers import AutoTokenizer, GenerationConfig",
         "",
-        "model = AutoPeftModelForCausalLM.from_pretrained('PATH_OF_THIS_FOLDER')",
+        "folder = 'PATH_OF_THIS_FOLDER'",
+        "model = AutoPeftModelForCausalLM.from_pretrained(folder)",
+        "model.generation_config = GenerationConfig.from_pretrained(folder)  # where answers end",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
     )
     what = f"A LoRA adapter for {code(base)}, trained with tunesmith. `tunesmith push` writes a fuller card for the hub."
     on_hub = base if HUB_ID.fullmatch(base) else None

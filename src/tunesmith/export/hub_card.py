@@ -13,7 +13,7 @@ from tunesmith.export.card import HUB_ID, Card, card_text, cell, code
 from tunesmith.export.hub_files import kind_of, local_name
 from tunesmith.export.hub_scan import without_places
 from tunesmith.export.manifest import read_manifest, sha256_of
-from tunesmith.export.runtimes import Runtime, Shipped, read_config, runtimes
+from tunesmith.export.runtimes import GENERATION, TEMPLATE, Runtime, Shipped, read_config, runtimes
 
 SETTINGS = (
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora", "load_in_4bit", "bnb_4bit_quant_type",
@@ -80,7 +80,8 @@ def shipped_of(
     on_hub = found if "/" in found and HUB_ID.fullmatch(found) and not Path(found).exists() else None
     on_hub = None if found.endswith(".gguf") else on_hub
     name = on_hub or local_name(asked) or "its base"
-    return Shipped(where, config, on_hub, name, _family(inside, asked), asked.endswith(".gguf") or asked in BUNDLED)
+    files = frozenset(file for file in (TEMPLATE, GENERATION) if (folder / file).is_file())
+    return Shipped(where, config, on_hub, name, _family(inside, asked), asked.endswith(".gguf") or asked in BUNDLED, files)
 
 
 def _what(kind: str, shipped: Shipped, known: bool) -> str:

@@ -10,14 +10,15 @@ import yaml
 
 from tunesmith.errors import RunError
 from tunesmith.export.hub_scan import Finding, scan, scan_file
+from tunesmith.export.runtimes import GENERATION, TEMPLATE
 
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "tokenizer.model", "chat_template.jinja",
+    "tokenizer.model", TEMPLATE,
 )  # fmt: skip
 ALLOWED = {
-    "adapter": ("adapter_config.json", "adapter_model.safetensors", *TOKENIZER, "run.yaml", "metrics.jsonl"),
-    "model": ("config.json", "generation_config.json", "model.safetensors.index.json", "model.safetensors", *TOKENIZER),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", GENERATION, *TOKENIZER, "run.yaml", "metrics.jsonl"),
+    "model": ("config.json", GENERATION, "model.safetensors.index.json", "model.safetensors", *TOKENIZER),
     "gguf": ("Modelfile",),
 }
 """Files that go, by what the folder holds; shards and .gguf files beside them. The card is written for the hub."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.base.disk import share
 from tunesmith.errors import AdapterError, MachineError
+from tunesmith.export.generation_config import write_generation_config
 
 SHARD_BYTES = 2 * 10**9
 """Layers are gathered into files of about this size."""
@@ -46,10 +47,7 @@ def write_merged(peft_model: Any, folder: Path, dtype: torch.dtype, stop_ids: li
         del config.quantization_config
     config.dtype = dtype
     config.save_pretrained(folder)
-    if base.generation_config is not None:
-        generation = copy.deepcopy(base.generation_config)
-        generation.eos_token_id = stop_ids
-        generation.save_pretrained(folder)
+    write_generation_config(base, stop_ids, folder)
 
 
 Merged = tuple[str, tuple[int, ...], Callable[[], Tensor]]

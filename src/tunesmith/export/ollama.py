@@ -1,4 +1,4 @@
-"""A Modelfile for Ollama: the file, the template it was trained with, and where answers end."""
+"""A Modelfile for Ollama: the file, the template it was trained with, where answers end and how their tokens are chosen."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,12 @@ TURNS = {
     ),
 }
 """Templates of turns that are all alike, which Ollama's own language can say: a turn, and what comes before an answer."""
+CHOICE = (
+    "# As `tunesmith chat` answers. Ollama's own are temperature 0.8, and repeat_penalty 1.1, which shuns the words of the prompt.",
+    "PARAMETER temperature 0",
+    "PARAMETER repeat_penalty 1",
+)
+"""Defaults that its users can change, in the file or in a request."""
 Render = Callable[[list[dict[str, Any]]], str]
 
 
@@ -31,7 +37,7 @@ def modelfile(model: str, render: Render, bos: str, stops: list[str]) -> str:
         lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{go}{{{{ end }}}}{before_answer}"""')
         if system:
             lines.append(f'SYSTEM """{system}"""')
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    lines += [*(f'PARAMETER stop "{stop}"' for stop in stops), *CHOICE]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ What vLLM takes is what its `PEFTHelper` checks (https://docs.vllm.ai/en/latest/
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank can be."""
 VLLM_RANK = 16
 """What it is unless one says otherwise."""
+TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
+"""How the model was asked in training, and where its answers end, which its base may do otherwise."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Runtime:
 @dataclass(frozen=True)
 class Shipped:
     """An adapter as its users meet it. where: hub id or folder. base: hub id of its base, None if it is on no hub. base_name:
-    what to call the base then. family: transformers' model_type, None if unknown. gguf: whether the base came as GGUF."""
+    what to call the base then. family: transformers' model_type, None if unknown. gguf: whether the base came as GGUF. files: names
+    of what says beside it how it is asked and where answers end: TEMPLATE, GENERATION."""
 
     where: str
     config: dict[str, Any]
@@ -47,6 +50,7 @@ class Shipped:
     base_name: str
     family: str | None
     gguf: bool
+    files: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -82,11 +86,13 @@ def compatibility(adapter: Shipped) -> str:
 
 def _transformers(adapter: Shipped) -> Runtime:
     base = adapter.base or adapter.base_name
+    ends = GENERATION in adapter.files
     lines = (
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if ends else ''}",
         "",
         f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {adapter.where!r})",
+        *([f"model.generation_config = GenerationConfig.from_pretrained({adapter.where!r})"] if ends else []),
         f"tokenizer = AutoTokenizer.from_pretrained({adapter.where!r})",
     )
     return Runtime("transformers", True, _own_copy(adapter), lines, "python")
@@ -98,8 +104,10 @@ def _vllm(adapter: Shipped) -> Runtime:
         return Runtime("vLLM", False, f"{listed(lacks)}; merge it (tunesmith merge) and serve the merged model", ())
     room = f" --max-lora-rank {next(r for r in VLLM_RANKS if r >= rank)}" if rank > VLLM_RANK else ""
     base = shlex.quote(adapter.base or adapter.base_name)
-    module = shlex.quote(f"{adapter.name}={adapter.where}")
-    return Runtime("vLLM", True, _own_copy(adapter), (f"vllm serve {base} --enable-lora{room} --lora-modules {module}",))
+    told = vllm_told(adapter.files, Path(_folder(adapter)))
+    module = shlex.quote(f"{adapter.name}={_folder(adapter) if told else adapter.where}")
+    served = " ".join([f"vllm serve {base} --enable-lora{room} --lora-modules {module}", *map(shlex.quote, told)])
+    return Runtime("vLLM", True, _own_copy(adapter), (*(_get(adapter) if told else ()), served))
 
 
 def _llama_cpp(adapter: Shipped) -> Runtime:
@@ -109,7 +117,10 @@ def _llama_cpp(adapter: Shipped) -> Runtime:
         whole = (*get, f"tunesmith export {_here(adapter)} {file}", f"llama-cli -m {file}") if adapter.whole else ()
         return Runtime("llama.cpp", False, f"{listed(lacks)}; {_whole_model(adapter)}", whole)
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
-    return Runtime("llama.cpp", True, "over a GGUF file of the base", (*get, made, f"llama-cli -m BASE.gguf --lora {file}"))
+    template = shlex.quote(str(Path(_folder(adapter), TEMPLATE)))
+    told = f" --jinja --chat-template-file {template}" if TEMPLATE in adapter.files else ""
+    used = f"llama-cli -m BASE.gguf --lora {file}{told}"
+    return Runtime("llama.cpp", True, "over a GGUF file of the base", (*get, made, used))
 
 
 def _ollama(adapter: Shipped) -> Runtime:
@@ -124,6 +135,15 @@ def _ollama(adapter: Shipped) -> Runtime:
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
     written = f"printf 'FROM ./BASE.gguf\\nADAPTER ./%s\\n' {file} > Modelfile"
     return Runtime("Ollama", True, "over a GGUF file of the base", (*get, made, written, created))
+
+
+def vllm_told(files: Container[str], folder: Path) -> list[str]:
+    """The options that make vLLM ask as in training and stop where answers end: by itself it does as the base says. files: names
+    of what the adapter's folder holds."""
+    return [
+        *(["--chat-template", str(folder / TEMPLATE)] if TEMPLATE in files else []),
+        *(["--generation-config", str(folder)] if GENERATION in files else []),
+    ]
 
 
 def not_for_vllm(config: dict[str, Any]) -> list[str]:
@@ -142,7 +162,12 @@ def _get(adapter: Shipped) -> tuple[str, ...]:
 
 
 def _here(adapter: Shipped) -> str:
-    return shlex.quote(adapter.where if _is_local(adapter) else adapter.name)
+    return shlex.quote(_folder(adapter))
+
+
+def _folder(adapter: Shipped) -> str:
+    """Where it lies on its user's machine, once fetched."""
+    return adapter.where if _is_local(adapter) else adapter.name
 
 
 def _is_local(adapter: Shipped) -> bool:

@@ -1,5 +1,6 @@
 """Answers that grow together, a token a step, and may come and go at any time."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Decoder:
             answers begins, and stays as it was then for those beside it.
         stop_ids: tokens that end an answer. pad_id: a token to fill gaps with; what it is changes nothing.
         slots: answers decoded at a time. More may be added: they wait for a free slot, in order.
+        context: tokens the model can see: an answer that reaches them with its prompt ends. None for no end.
         base: decode without the adapter. plain: use the model's own cache, one answer after the other, as is done with models
             that the static store does not fit; ``plain_reason`` then says why.
 
@@ -42,9 +44,11 @@ class Decoder:
     backend: CachedRows | PlainRows | None = None
 
     def __init__(
-        self, model: Any, stop_ids: Sequence[int], pad_id: int, slots: int = 8, *, base: bool = False, plain: bool = False
-    ) -> None:
+        self, model: Any, stop_ids: Sequence[int], pad_id: int, slots: int = 8, *, context: int | None = None, base: bool = False,
+        plain: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.base = model, base
+        self.context = math.inf if context is None else context
         self.stop_ids, self.slots = frozenset(stop_ids), slots
         self.shape = "asked for" if plain else store_shape(model)
         self.plain_reason = self.shape if isinstance(self.shape, str) else None
@@ -111,7 +115,8 @@ class Decoder:
             tokens |= self._choose(begun, backend.begin([self.answers[key].prompt for key in begun]))
         for key, token in tokens.items():
             answer = self.answers[key]
-            if token in self.stop_ids or answer.count >= answer.draw.sampling.max_new_tokens:
+            most = min(answer.draw.sampling.max_new_tokens, self.context - len(answer.prompt))
+            if token in self.stop_ids or answer.count >= most:
                 self.drop(key)
         return tokens
 

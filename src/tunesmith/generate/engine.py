@@ -21,13 +21,14 @@ def generate(
     pad_id: int,
     sampling: Sampling,
     *,
+    context: int | None = None,
     base: bool = False,
 ) -> list[list[int]]:
     """The answer to each prompt, its stop token included where it came to one.
 
     Args:
         model: a causal language model with generation; its mode is as before afterwards.
-        prompts: token ids of any lengths. base: answer without the adapter.
+        prompts: token ids of any lengths. context: see `Decoder`. base: answer without the adapter.
     """
     if not prompts:
         return []
@@ -37,7 +38,7 @@ def generate(
     try:
         longest = max(map(len, prompts)) + sampling.max_new_tokens
         slots = min(len(prompts), _together(model, longest))
-        return Decoder(model, stop_ids, pad_id, slots, base=base).answer(prompts, sampling)
+        return Decoder(model, stop_ids, pad_id, slots, context=context, base=base).answer(prompts, sampling)
     finally:
         if was_training:
             model.train()

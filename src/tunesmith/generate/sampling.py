@@ -1,11 +1,14 @@
 """How the next token is chosen: the likeliest one, or drawn from what temperature, top-k and top-p leave."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, nearest
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Sampling:
     from torch's own generator.
 
     Raises:
-        RecipeError: a value out of its range.
+        RecipeError: a value of another kind or out of its range.
     """
 
     max_new_tokens: int = 64
@@ -24,7 +27,21 @@ class Sampling:
     top_k: int = 0
     seed: int | None = None
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Sampling":
+        """These settings, by their names. Raises RecipeError for a name that there is not, and as the class itself."""
+        names = [one.name for one in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise RecipeError(f"There is no setting {name!r}{nearest(name, names)}.", f"Set one of {', '.join(names)}.")
+        return cls(**settings)
+
     def __post_init__(self) -> None:
+        for one in fields(self):
+            value, kind = getattr(self, one.name), Real if one.name in ("temperature", "top_p") else Integral
+            if (value is not None or one.name != "seed") and (isinstance(value, bool) or not isinstance(value, kind)):
+                number = "number" if kind is Real else "whole number"
+                raise RecipeError(f"{one.name} is {value!r}, not a {number}.", f"Give another {one.name}.")
         limits = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
             "temperature": (0 <= self.temperature < float("inf"), "0 for greedy, or above"),

@@ -5,6 +5,7 @@ from typing import Any
 
 from tunesmith.base.context import context_of, positions_of
 from tunesmith.data.render import Renderer
+from tunesmith.errors import DataError
 from tunesmith.generate.engine import Decoder, Sampling, generate
 from tunesmith.generate.text_stream import TextStream
 
@@ -30,17 +31,17 @@ class Session:
         base: bool = False,
         raw: bool = False,
     ) -> list[str]:
-        """The assistant's next message in each conversation.
+        """The assistant's next message in each conversation; it ends where the model sees no further.
 
         Args:
             base: answer as the untuned model. raw: keep special tokens in the text.
 
         Raises:
-            DataError: a message contains a control token.
+            DataError: a message contains a control token, or the messages leave no room for an answer.
         """
-        prompts = [self.renderer.prompt_ids(messages) for messages in conversations]
+        prompts = [self._prompt(messages) for messages in conversations]
         pad = self.renderer.tokenizer.pad_token_id
-        answers = generate(self.model, prompts, self.stop_ids, pad, sampling, base=base)
+        answers = generate(self.model, prompts, self.stop_ids, pad, sampling, context=self.context, base=base)
         texts = [self.renderer.tokenizer.decode(ids, skip_special_tokens=not raw) for ids in answers]
         return texts if raw else [text.strip() for text in texts]
 
@@ -49,15 +50,16 @@ class Session:
         `answer` gives. Closing the iterator ends the generation.
 
         Raises:
-            DataError: a message contains a control token.
+            DataError: as `answer`.
         """
-        return _pieces(self.tokens(self.renderer.prompt_ids(messages), sampling, base=base), TextStream(self.renderer.tokenizer))
+        return _pieces(self.tokens(self._prompt(messages), sampling, base=base), TextStream(self.renderer.tokenizer))
 
     def tokens(self, prompt: Sequence[int], sampling: Sampling = Sampling(), *, base: bool = False) -> Iterator[int]:
         """The answer to a prompt of token ids as it comes, its stop token too. Closing the iterator ends the generation."""
         if self.model.training:
             self.model.eval()
-        decoder = Decoder(self.model, self.stop_ids, self.renderer.tokenizer.pad_token_id, slots=1, base=base)
+        pad = self.renderer.tokenizer.pad_token_id
+        decoder = Decoder(self.model, self.stop_ids, pad, slots=1, context=self.context, base=base)
         decoder.add(prompt, sampling)
         try:
             while decoder.living:
@@ -66,6 +68,15 @@ class Session:
             for key in decoder.living:
                 decoder.drop(key)
             raise
+
+    def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        prompt = self.renderer.prompt_ids(messages)
+        if len(prompt) >= self.context:
+            raise DataError(
+                f"The messages are {len(prompt):,} tokens, and this model sees {self.context:,}, its answer included.",
+                "Shorten them, or leave earlier turns out.",
+            )
+        return prompt
 
 
 def _pieces(tokens: Iterator[int], text: TextStream) -> Iterator[str]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tunesmith.base.catalog import ModelSource
-from tunesmith.base.context import positions_of
+from tunesmith.base.context import positions_of, read_config
 from tunesmith.base.load import decoder_linears, model_error
 from tunesmith.recipe import Recipe
 
@@ -52,13 +52,10 @@ def shape_of(source: ModelSource) -> Shape:
     Raises:
         ModelError: there is no such model or its config cannot be read.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
+    config = read_config(source)
     try:
-        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
         return shape_of_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise model_error(source, error) from error
 
 

@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import tunesmith
+from tunesmith.errors import nearest
 from tunesmith.serve.answer import AnswerError, Finish
 from tunesmith.serve.event_stream import EventStream, until_gone
 from tunesmith.serve.guard import App, Guard
-from tunesmith.serve.protocol import ChatRequest, Choice, Completion, ErrorBody, Health, ModelCard, ModelList, Said, Usage
+from tunesmith.serve.protocol import NOT_HERE, ChatRequest, Choice, Completion, ErrorBody, Health, ModelCard, ModelList, Said, Usage
 from tunesmith.serve.refusal import RefusalError
 from tunesmith.serve.service import Service, Talk
 
@@ -25,6 +26,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "Something about the request is not right"},
     "5XX": {"model": ErrorBody, "description": "No answer can be given, or not now"},
 }
+ANSWERED = "There are POST /v1/chat/completions, and GET /v1/models, /health, /metrics and /openapi.json"
 STREAMED = {
     "description": "The answer; with stream: true, as events",
     "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},  # of each event
@@ -131,12 +133,24 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(RefusalError(error.status_code, error.detail).body(), error.status_code, error.headers)
+        return JSONResponse(_unanswerable(request, error).body(), error.status_code, error.headers)
+
+
+def _unanswerable(request: Request, error: HTTPException) -> RefusalError:
+    """A path, method or body that is none here, in words."""
+    path = request.url.path
+    words = {
+        404: f"There is no {path} here. {ANSWERED}.",
+        405: f"{path} is not asked by {request.method}. {ANSWERED}.",
+        400: "The body is not JSON in UTF-8.",
+    }
+    return RefusalError(error.status_code, words.get(error.status_code, str(error.detail)))
 
 
 def _explained(error: RequestValidationError) -> RefusalError:
     """The most telling of what a body has wrong with it, in words that quote no values."""
-    worst = max(error.errors(), key=lambda found: len(found["loc"]))
+    # Where one of several types would do, what is wrong within one says more than that it is not another.
+    worst = max(error.errors(), key=lambda found: (len(found["loc"]), not found["type"].endswith("_type")))
     kind, loc = worst["type"], worst["loc"][1:]
     if kind == "json_invalid":
         return RefusalError(400, f"The body is not JSON: {worst['ctx']['error']} at character {loc[0]}.", code="not_json")
@@ -144,7 +158,10 @@ def _explained(error: RequestValidationError) -> RefusalError:
     named = [str(part) for part in loc[:-1] if not (isinstance(part, str) and ("[" in part or "-" in part or part == "str"))]
     param = ".".join([*named, *(str(part) for part in loc[-1:] if "[" not in str(part) and part not in ("str", "constrained-str"))])
     if kind == "extra_forbidden":
-        return RefusalError(400, f"There is no field {param!r}.", param=param, code="unknown_field")
+        meant = nearest(param, ChatRequest.model_fields)
+        return RefusalError(400, f"There is no field {param!r}{meant}.", param=param, code="unknown_field")
+    if param in NOT_HERE:
+        return RefusalError(400, f"{param}: {NOT_HERE[param]}. Leave it out.", param=param, code="wrong_value")
     what = worst["msg"].removeprefix("Value error, ")
     if not param and ": " in what:
         param = what.partition(": ")[0]

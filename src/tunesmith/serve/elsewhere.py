@@ -6,7 +6,7 @@ from pathlib import Path
 from tunesmith.api import load
 from tunesmith.base.catalog import gguf_file
 from tunesmith.export.hub_card import shipped_of
-from tunesmith.export.runtimes import VLLM_RANKS, listed, not_for_vllm, rank_of, read_config
+from tunesmith.export.runtimes import VLLM_RANKS, listed, not_for_vllm, rank_of, read_config, vllm_told
 from tunesmith.open_run import recipe_of
 
 SERVERS = ("vllm", "llama.cpp", "ollama")
@@ -46,11 +46,11 @@ def _vllm(folder: Path, name: str, port: int) -> list[str]:
         ]
     model, _, revision = (base, "", "") if Path(base).expanduser().exists() else base.partition("@")
     rank = next(rank for rank in VLLM_RANKS if rank >= rank_of(config))
-    template = folder / "chat_template.jinja"
+    files = {path.name for path in folder.iterdir()}
     options = [
         *(["--revision", revision] if revision else []),
         "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={folder.resolve()}",
-        *(["--chat-template", str(template.resolve())] if template.is_file() else []),
+        *vllm_told(files, folder.resolve()),
         *(["--quantization", "bitsandbytes"] if _is_4bit(folder) else []),
         *listening,
     ]  # fmt: skip

@@ -13,6 +13,15 @@ from tunesmith.serve.limits import Limits
 
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
 """Fields that are accepted and have no effect."""
+ONE_ANSWER = "this server gives one answer a request; ask again, with another seed, for another"
+NO_ODDS = "this server tells no probabilities"
+NO_BIAS = "answers are drawn by temperature, top_p, top_k and seed alone"
+NOT_HERE = {
+    "n": ONE_ANSWER, "logprobs": NO_ODDS, "top_logprobs": NO_ODDS, "frequency_penalty": NO_BIAS, "presence_penalty": NO_BIAS,
+    "logit_bias": NO_BIAS, "tool_choice": "nothing makes the model call a tool; 'auto' and 'none' are taken",
+    "response_format.type": "nothing holds an answer to a form; ask for it in the messages, with type 'text', and check it",
+}  # fmt: skip
+"""Why fields are taken with the one value that changes nothing, to be said to those who give another."""
 MESSAGES, STOPS, STOP_LENGTH = 1000, 4, 200
 TINY = 1e-3
 """Temperatures below are taken as 0: the likeliest token has all of the probability."""
@@ -32,7 +41,8 @@ class TextPart(_Strict):
 
 
 class Message(_Strict):
-    """One message. developer is another name of system; tool messages and tool_calls are for templates that know tools."""
+    """One message. developer is another name of system; tool messages and tool_calls are for templates that know tools. OpenAI's
+    client writes the last four, empty, into an answer that goes back as a message."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -40,6 +50,9 @@ class Message(_Strict):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
 
     @field_validator("content", mode="before")
     @classmethod

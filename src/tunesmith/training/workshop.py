@@ -66,15 +66,19 @@ def workshop(place: Path) -> Iterator[Path]:
             shutil.rmtree(here, ignore_errors=True)
 
 
-def check_free(place: Path, *, folder: bool = False) -> None:
+def check_free(place: Path, *, folder: bool = False, example: str = "out.gguf", otherwise: str = "move it away") -> None:
     """Raises RunError if a new file, or a new folder, cannot get the name ``place``. An empty folder may stand where a folder
-    goes, if it can be replaced."""
+    goes, if it can be replaced.
+
+    Args:
+        example: what such a file may be called. otherwise: what to do besides giving another name.
+    """
     if place.is_symlink():
         raise RunError(f"{place} is a link, which would be replaced.", f"Give the place it leads to: {os.path.realpath(place)}")
-    inside = place / ("merged" if folder else "out.gguf")
+    inside = place / ("merged" if folder else example)
     if not place.is_dir():
         if place.exists() or place.name == "..":
-            raise RunError(f"{place} is there already.", "Give another name, or move it away.")
+            raise RunError(f"{place} is there already.", f"Give another name, or {otherwise}.")
         return
     if not folder:
         raise RunError(f"{place} is a folder.", f"Name a file in it: {inside}")
