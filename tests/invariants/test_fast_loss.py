@@ -89,6 +89,28 @@ def test_the_last_mlp_computes_all_tokens_where_the_final_norm_mixes_them():
     assert rows_of_mlps(base, make_pack([[d] for d in documents()[5:7]])) == [14, 14]
 
 
+def test_the_last_mlp_computes_all_tokens_where_what_follows_wants_them_all():
+    base, model = build("llama")
+
+    class Skipping(torch.nn.Module):
+        """Adds what the first layer was given."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.first = inner, None
+            base.model.layers[0].register_forward_pre_hook(self.keep)
+
+        def keep(self, layer, args):
+            self.first = args[0]
+
+        def forward(self, x):
+            return self.inner(x + self.first)
+
+    base.model.norm = Skipping(base.model.norm)
+    speed_up(model, torch.float64, keep=True)
+    assert rows_of_mlps(base, make_pack([[d] for d in documents()[5:7]])) == [14, 14]
+
+
 def test_a_layer_that_drops_from_the_residual_stream_keeps_its_own_forward():
     base, model = build("phi3")
     for layer in base.model.layers:

@@ -39,7 +39,7 @@ def layer_forward(layer: Any, x: Tensor, kwargs: dict[str, Any], rows: Tensor | 
     return out
 
 
-def hidden_states(decoder: Any, label_index: Tensor, **inputs: Any) -> Tensor:
+def labelled_states(decoder: Any, label_index: Tensor, **inputs: Any) -> Tensor:
     """``[N, H]``, a decoder's output at the positions ``label_index`` ``[N]`` of a pack."""
     last = last_layer(decoder)
     if last is not None and last.picks_rows:

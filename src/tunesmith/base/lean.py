@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tunesmith.base.adapter import ADAPTER
 from tunesmith.base.attention import segments_attention, watch_attention
-from tunesmith.base.layer import hidden_states, is_pre_norm_layer, last_layer, layer_forward, switch
+from tunesmith.base.layer import is_pre_norm_layer, labelled_states, last_layer, layer_forward, switch
 from tunesmith.base.linear import LinearGroup, lean_layers, watch_inputs
 from tunesmith.base.load import LINEARS
 from tunesmith.base.mlp import close, is_gated_mlp, lean_mlp
@@ -175,9 +175,12 @@ def _pick_rows(model: Any) -> None:
     if last is None:
         return
     with segments_attention(model):
-        expected = hidden_states(decoder, index, **inputs)
-        last.picks_rows = True
-        last.picks_rows = close(hidden_states(decoder, index, **inputs), expected)
+        expected = labelled_states(decoder, index, **inputs)
+        try:
+            last.picks_rows = True
+            last.picks_rows = close(labelled_states(decoder, index, **inputs), expected)
+        except PROBE_ERRORS:  # something after the layer wants all rows
+            last.picks_rows = False
 
 
 def _group(layers: dict[str, Any], calls: list[tuple[str, int]], dtype: torch.dtype, keep: bool) -> int:

@@ -137,9 +137,9 @@ def _padded(packs: Sequence[Pack], tokens: int, labels: int, way: Way) -> tuple[
 
 def _rotates_inside(pack: Pack, shape: Shape, compute: ComputeType) -> bool:
     """Whether the attention kernels will rotate this pack's queries and keys themselves."""
-    if max(pack.segments.lengths) > MAX_ROTATED_INSIDE:
-        return False
     largest = largest_block(shape.rotary_width, compute.dtype, compute.device)
+    if not largest or max(pack.segments.lengths) > MAX_ROTATED_INSIDE:
+        return False
     block = choose_block(pack.segments.lengths, pack.segments.parents, largest)
     return can_rotate(block, shape.rotary_width, compute.dtype, compute.device)
 

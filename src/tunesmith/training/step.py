@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.base.attention import segments_attention
-from tunesmith.base.layer import hidden_states
+from tunesmith.base.layer import labelled_states, last_layer
 from tunesmith.base.self_attention import LeanAttention
 from tunesmith.data.packing import Pack
 from tunesmith.kernels.cross_entropy import linear_cross_entropy
@@ -41,7 +41,7 @@ def fast_loss(model: Any) -> PackLoss:
 
     def labelled(pack: Pack) -> Tensor:
         ids, positions = pack.input_ids.unsqueeze(0), pack.position_ids.unsqueeze(0)
-        return hidden_states(decoder, pack.label_index, input_ids=ids, position_ids=positions, segments=pack.segments)
+        return labelled_states(decoder, pack.label_index, input_ids=ids, position_ids=positions, segments=pack.segments)
 
     def loss(hidden: Tensor, targets: Tensor) -> Tensor:
         return linear_cross_entropy(hidden, head.weight, targets, softcap=softcap, logit_scale=scale)
@@ -107,7 +107,9 @@ def choose_loss(model: Any) -> tuple[PackLoss, str]:
     # Two ways to sum the same numbers: equal but for rounding, or the family does something the fast path does not know.
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 2e-2
     if abs(got - expected) <= tolerance * abs(expected):
-        return fast, "flat segments, head at labelled positions only"
+        last = last_layer(model.base_model)
+        parts = "last MLP and head" if last is not None and last.picks_rows else "head"
+        return fast, f"flat segments, {parts} at labelled positions only"
     return plain, f"padded rows: the flat path gives a loss of {got:.4f} for this family where its own is {expected:.4f}"
 
 
