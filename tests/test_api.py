@@ -113,6 +113,11 @@ def test_an_answer_is_that_of_chat_as_long_as_there(run):
     )
 
 
+def test_messages_may_come_in_any_sequence(run):
+    messages = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "the wind is cold"})
+    assert run.generate(messages, max_new_tokens=4) == run.generate([*messages], max_new_tokens=4)
+
+
 @pytest.mark.parametrize(("prompt", "settings", "told"), [
     ([{"role": "bot", "content": "a"}], {}, "message 1: role 'bot'"), (None, {}, "not a list of messages"),
     ("a", {"max_tokens": 5}, "did you mean max_new_tokens"), ("a " * 300, {}, "this model sees 256"),

@@ -10,6 +10,8 @@ import tunesmith as ts
 from tunesmith.cli.main import main
 from tunesmith.errors import DataError, RunError
 from tunesmith.events import Note
+from tunesmith.judge import rows_of
+from tunesmith.recipe import Recipe
 
 ROWS = [
     {"question": f"the {thing} is {how}", "reply": f"{how}, the {thing} is"}
@@ -159,6 +161,18 @@ def test_columns_of_ones_own_that_say_nothing_are_not_answered_with_flags_of_tra
     with pytest.raises(DataError, match=r"\(left, right\).*Call its columns") as caught:
         ts.compare(run, data, suites=False)
     assert "--prompt" not in str(caught.value)
+
+
+def test_rows_of_ones_own_are_read_in_the_format_the_run_was_trained_in_or_by_their_own_columns(tmp_path):
+    labelled = write(tmp_path / "labelled.jsonl", [{"prompt": "a", "completion": "b", "label": False}])
+    talks = write(
+        tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    )
+    trained = Recipe.of({"dataset_format": "prompt_completion"})
+    assert [len(rows_of(str(path), trained, lambda event: None).rows) for path in (labelled, talks)] == [1, 1]
+    with pytest.raises(DataError, match="Keep the rows whose label is true") as caught:
+        rows_of(str(labelled), Recipe(), lambda event: None)
+    assert "--" not in str(caught.value)
 
 
 def test_what_is_no_run_is_said(tmp_path, capsys):

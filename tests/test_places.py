@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import ModelError, RunError
-from tunesmith.places import check_adapter, check_model, check_run
+from tunesmith.places import check_adapter, check_model, check_recipe, check_run
+from tunesmith.recipe import Recipe
 
 REFUSED = [
     ["train", "no-such-folder/", "yoda"],
     ["train", "no-such.gguf", "yoda"],
     ["train", "org/none", "yoda"],
+    *(["train", name, "yoda"] for name in ("smollm2 135m", "my run", "a--b", "x.git", "Größe", "yoda,more")),
     ["train", "model", "no-such.jsonl"],
     ["train", "model", "rows.jsonl", "--eval-dataset", "no-such.csv"],
     ["train", "model", "rows.jsonl", "--output-dir", "model"],
@@ -34,6 +36,7 @@ REFUSED = [
     ["export", "runs/none", "out.gguf"],
     ["export", "run", "taken.gguf"],
     ["export", "run", "folder/"],
+    ["export", "run", "out"],
     ["serve", "runs/none"],
     ["serve", "runs/none", "--print", "vllm"],
     ["compare", "runs/none"],
@@ -96,6 +99,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_no_adapter_is_told_for_what_it_is(here: Path, name: str, says: str) -> None:
     with pytest.raises(RunError, match=says):
         check_adapter(Path(name))
+
+
+def test_a_run_is_listed_once(here: Path) -> None:
+    with pytest.raises(RunError, match=r"There are: \S+/runs/mine-1$"):
+        check_adapter(here / "runs" / "mine-2")
+
+
+def test_what_writes_no_run_needs_no_free_folder(here: Path, tiny_model_folder: Path) -> None:
+    recipe = Recipe(model_name_or_path=str(tiny_model_folder), output_dir="runs/mine-1")
+    check_recipe(recipe, begins=False)
+    with pytest.raises(RunError, match="is not empty"):
+        check_recipe(recipe)
 
 
 def test_where_no_run_is_an_example_of_one_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

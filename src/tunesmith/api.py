@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ class Run:
             self._session = open_session(self.folder)
         return self._session
 
-    def generate(self, prompt: str | list[dict[str, str]], *, base: bool = False, raw: bool = False, **sampling: Any) -> str:
-        """The answer to a text or a list of messages.
+    def generate(self, prompt: str | Sequence[dict[str, str]], *, base: bool = False, raw: bool = False, **sampling: Any) -> str:
+        """The answer to a text or to messages: role, content, and what else chat templates read of one, such as a name.
 
         Args:
             base: answer as the untuned model. raw: keep special tokens. sampling: see `Sampling`; as `chat`, greedy and at most
@@ -80,7 +81,8 @@ class Run:
                 leaves no room for an answer.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        checked = [message.as_dict() for message in messages_of(messages, "The prompt", "messages")]
+        listed = list(messages) if isinstance(messages, Sequence) else messages
+        checked = [message.as_dict() for message in messages_of(listed, "The prompt", "messages")]
         return self.session.answer([checked], Sampling.of({"max_new_tokens": 512, **sampling}), base=base, raw=raw)[0]
 
     def compare(
@@ -148,7 +150,7 @@ def resume(run: str | Path | Run, *, allow_changed: bool = False, watch: Watch =
             watch(Note(f"{path.name} is damaged: {what}; going on from {found.folder.name if found else 'the start'}"))
         recipe = Recipe.of({**Recipe.read(folder / "run.yaml"), "output_dir": str(folder)})
         way = Way(**found.origin["way"]) if found else None
-        job, renderer = prepare_run(recipe, watch, begun=True, way=way)
+        job, renderer = prepare_run(recipe, watch, begins=False, way=way)
         samples = found.origin["samples"] if found else SAMPLES
         origin = origin_of(job, renderer, samples)
         if found:

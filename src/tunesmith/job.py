@@ -45,14 +45,14 @@ REHEARSED_TOKENS = 1024
 
 
 def prepare_run(
-    recipe: Recipe, watch: Watch = lambda event: None, *, begun: bool = False, way: Way | None = None
+    recipe: Recipe, watch: Watch = lambda event: None, *, begins: bool = True, way: Way | None = None
 ) -> tuple[Prepared, Renderer]:
     """Everything up to the plan: model found, data rendered and packed, memory and time predicted.
 
     Args:
-        begun: its folder is there already. way: that it was begun in, which it keeps to so that every sum is the same.
+        begins: see `check_recipe`. way: that it was begun in, which it keeps to so that every sum is the same.
     """
-    check_recipe(recipe, begun=begun)
+    check_recipe(recipe, begins=begins)
     source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
     shape = shape_of(source)
     compute = choose_compute(recipe)

@@ -1,7 +1,7 @@
 """Rows to judge a run by: those it held out, read again and proven to be the same, or others; and both models' losses on them."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def rows_of(name: str, recipe: Recipe, watch: Watch) -> Judged:
     try:
         columns = _columns(rows, name, recipe)
     except ColumnsError as error:  # the flags that would name them are those of training
-        raise DataError(error.what, "Call its columns as the run's own data do, or prompt and completion.") from error
+        raise error.without_settings("the run's own data") from error
     conversations = to_conversations(rows, columns, bad)
     if not conversations:
         raise DataError(f"No row of {name} can be used.", "Look at them with `tunesmith preview`.")
@@ -90,12 +90,14 @@ def rows_of(name: str, recipe: Recipe, watch: Watch) -> Judged:
 
 
 def _columns(rows: Sequence[Row], name: str, recipe: Recipe) -> Columns:
-    """As the run's recipe names them, where all of those are there."""
+    """As the run's recipe names them, where all of those are there, or in its format, where they have it."""
     kinds = ("messages", "prompt", "completion", "system", "text", "tools")
     named = {kind: column for kind in kinds if (column := getattr(recipe, kind))}
     if named and set(named.values()) <= set(rows[0].values):
-        return find_columns(list(rows), name, **named, format=recipe.dataset_format)
-    return find_columns(list(rows), name)
+        return find_columns(rows, name, **named, format=recipe.dataset_format)
+    with suppress(ColumnsError):
+        return find_columns(rows, name, format=recipe.dataset_format)
+    return find_columns(rows, name)
 
 
 def judge(

@@ -15,14 +15,14 @@ from tunesmith.training.lock import holder_of
 EXAMPLE = "Give the folder of a finished run, such as runs/smollm2-135m-yoda-1."
 
 
-def check_recipe(recipe: Recipe, *, begun: bool = False) -> None:
-    """Look for everything a recipe names. begun: its folder is there already.
+def check_recipe(recipe: Recipe, *, begins: bool = True) -> None:
+    """Look for everything a recipe names. begins: a run will be begun, whose folder must be free.
 
     Raises:
         RunError: see `check_output`. ModelError, DataError: there is no such model, template or data, or they are not of a kind
             that is read.
     """
-    if not begun:
+    if begins:
         check_output(recipe)
     check_model(recipe.model_name_or_path)
     if recipe.chat_template is not None:
@@ -68,6 +68,14 @@ def check_run(folder: Path) -> None:
         raise no_adapter(folder)
 
 
+def check_gguf_name(out: str | Path) -> None:
+    """Raises RunError if a GGUF file of this name would not be known for what it is."""
+    if not str(out).lower().endswith(".gguf"):
+        folder = str(out).endswith("/") or Path(out).is_dir()
+        name = str(Path(out) / "out.gguf") if folder else f"{out}.gguf"
+        raise RunError(f"{out} does not end in .gguf, by which other programs know such a file.", f"Name it {name}")
+
+
 def no_adapter(folder: Path) -> RunError:
     """What stands at a place where an adapter should be, and what to name instead."""
     if not folder.exists():
@@ -86,5 +94,5 @@ def no_adapter(folder: Path) -> RunError:
 
 def runs_near(folder: Path) -> list[str]:
     """The runs beside a folder and, where runs are written by default, in ``runs``."""
-    places = dict.fromkeys([folder.parent, Path("runs")])
-    return [str(path.parent) for place in places for path in sorted(place.glob("*/run.yaml"))]
+    places = {place.resolve(): place for place in (Path("runs"), folder.parent)}  # one place has one entry, by the user's name
+    return [str(path.parent) for place in reversed(places.values()) for path in sorted(place.glob("*/run.yaml"))]

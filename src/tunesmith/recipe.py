@@ -166,7 +166,7 @@ class Recipe(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """A flag without its value reads as true, which pydantic would take for the number 1."""
+        """True and false are no numbers, though pydantic would take them for 1 and 0."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
             raise ValueError("a number is needed here")
         return value

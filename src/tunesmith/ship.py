@@ -20,6 +20,7 @@ from tunesmith.export.ollama import modelfile
 from tunesmith.export.publish import publish
 from tunesmith.generate.session import Session, conversations
 from tunesmith.open_run import open_session, recipe_of
+from tunesmith.places import check_gguf_name
 from tunesmith.training.workshop import check_free, made_whole, workshop
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -62,17 +63,16 @@ def export_gguf(
     """Write a GGUF file of a run; returns its size in bytes.
 
     Args:
+        out: the file to make, with a name that ends in .gguf. ollama: write a Modelfile beside it.
         kind: f16, q8_0 or f32: the merged model; adapter: the adapter alone; base: the base alone, as training saw it.
-        ollama: write a Modelfile beside it.
 
     Raises:
-        RunError: the file, or another Modelfile, is there already or cannot be written.
+        RunError: the file is named otherwise; it, or another Modelfile, is there already or cannot be written.
         ModelError: llama.cpp has no word for something in a base that did not come as GGUF.
         AdapterError: the family or the adapter's kind has no place in such a file.
     """
+    check_gguf_name(out)
     place, folder = Path(out), load(run).folder
-    if ollama and place.name == "Modelfile":
-        raise RunError("The model cannot be called Modelfile: that file goes beside it.", f"Name it {place.with_name('out.gguf')}")
     with plain_disk_errors(place), made_whole(place) as made:
         watch(Note("Loading the run"))
         session = open_session(folder, lean=False)

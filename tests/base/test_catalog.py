@@ -206,6 +206,20 @@ def test_a_missing_gguf_file_names_the_nearest_one_beside_it(tmp_path: Path) -> 
         resolve(str(tmp_path / "tiny.Q4_0.gguf"))
 
 
+def test_a_file_of_data_that_is_not_there_is_not_called_data(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    (tmp_path / "rowz").mkdir()
+    with pytest.raises(ModelError, match=r"There is no file .*rowz\.jsonl \(did you mean rows\.jsonl\?\)"):
+        resolve(str(tmp_path / "rowz.jsonl"))
+
+
+def test_a_folder_that_is_not_there_names_the_nearest_folder_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "model1").mkdir()
+    (tmp_path / "model2x").write_text("")
+    with pytest.raises(ModelError, match=r"There is no folder .*model2 \(did you mean model1\?\)"):
+        resolve(str(tmp_path / "model2"))
+
+
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04 a zip", b"gguf" + bytes(100)])
 def test_a_gguf_file_that_is_none_is_refused_and_leaves_nothing_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes

@@ -213,18 +213,39 @@ def test_a_chat_template_that_is_no_text_is_refused(folder: Path) -> None:
         load_tokenizer(source_of(folder))
 
 
-@pytest.mark.parametrize("written", ["{{ bos_token }}", "<s>", "{% set begin = '<s>' %}{{ begin }}", ""])
-def test_a_template_of_ones_own_gets_one_bos_however_it_writes_it(folder: Path, tmp_path: Path, written: str) -> None:
+def with_template(folder: Path, bos: str, template: str) -> Any:
+    """The folder's tokenizer, which begins texts with this BOS, with a template of one's own."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.add_special_tokens({"bos_token": bos})
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
     )
     tokenizer.save_pretrained(folder)
-    (tmp_path / "own.jinja").write_text(written + TEMPLATES["chatml"])
-    made = load_tokenizer(source_of(folder), str(tmp_path / "own.jinja"))
+    (folder / "own.jinja").write_text(template)
+    made = load_tokenizer(source_of(folder), str(folder / "own.jinja"))
     assert made("a")["input_ids"][0] == made.bos_token_id, "this tokenizer adds no BOS"
+    return made
+
+
+@pytest.mark.parametrize("written", ["{{ bos_token }}", "<s>", "{% set begin = '<s>' %}{{ begin }}", "\n{{ bos_token }}", ""])
+def test_a_template_of_ones_own_gets_one_bos_however_it_writes_it(folder: Path, written: str) -> None:
+    made = with_template(folder, "<s>", written + TEMPLATES["chatml"])
     said = made.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert said.count("<s>") == 1
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", "{{ eos_token }}", "{{ bos_token }}"])
+def test_a_bos_that_ends_turns_too_begins_the_text_all_the_same(folder: Path, end: str) -> None:
+    made = with_template(folder, "<|im_end|>", "{% for m in messages %}{{ m['content'] }}" + end + "{% endfor %}")
+    said = made.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    assert said == "<|im_end|>hello<|im_end|>"
+
+
+@pytest.mark.parametrize(("written", "begun"), [("{{ bos_token }}", ""), ("", "{{ bos_token }}")])
+def test_a_template_that_refuses_a_question_alone_is_taken_by_its_words(folder: Path, written: str, begun: str) -> None:
+    template = (
+        "{% if messages | length < 2 %}{{ raise_exception('two') }}{% endif %}" + written + "{{ messages[1].content }}<|im_end|>"
+    )
+    assert with_template(folder, "<s>", template).chat_template == begun + template

@@ -94,12 +94,18 @@ def test_a_run_that_is_not_there_is_told_at_once_with_those_that_are(tmp_path: P
         find_partner(str(tmp_path / "runs" / "mine-2"), {})
 
 
-@pytest.mark.parametrize(("name", "run"), [("mine-2", True), ("smollm2-135m", False)])
+@pytest.mark.parametrize(("name", "run"), [("mine-2", True), ("smollm2-135m", False), ("gpt2", False)])
 def test_a_name_like_that_of_a_run_is_taken_for_one_unless_a_model_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, run: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for near in ("mine-1", "smollm2-135m-1"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "models--gpt2"
+    (cached / "snapshots" / "1").mkdir(parents=True)
+    (cached / "snapshots" / "1" / "config.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
+    for near in ("mine-1", "smollm2-135m-1", "gpt2-yoda-1"):
         (tmp_path / "runs" / near).mkdir(parents=True)
         (tmp_path / "runs" / near / "run.yaml").write_text("")
     if run:
@@ -302,6 +308,17 @@ def test_an_answer_ends_at_max_new_tokens_and_says_how_to_get_all_of_it(chat: Ch
     assert not chat.turns[0].whole
 
 
+def test_no_longer_answer_is_advised_than_there_is_room_for(chat: Chat) -> None:
+    chat.sampling = Sampling(max_new_tokens=3)
+    length = len(chat.session.renderer.prompt_ids([{"role": "user", "content": "a " * 50}]))
+    asked = chat.take("a " * (50 + 256 - length - 3))
+    assert isinstance(asked, Asked)
+    list(asked.pieces())
+    room = 256 - asked.answers[BASE].prompt_tokens
+    assert 3 < room < 6
+    assert f"/set max_new_tokens={room} and /retry" in chat.keep(asked)
+
+
 def test_an_answer_ends_where_the_model_sees_no_further_and_then_nothing_more_is_asked(chat: Chat) -> None:
     chat.sampling = Sampling(max_new_tokens=10_000)
     length = len(chat.session.renderer.prompt_ids([{"role": "user", "content": "a " * 50}]))
@@ -312,7 +329,7 @@ def test_an_answer_ends_where_the_model_sees_no_further_and_then_nothing_more_is
     answer = asked.answers[BASE]
     assert (answer.stop, answer.prompt_tokens + answer.tokens) == (CONTEXT, 256)
     before = chat.turns
-    with pytest.raises(DataError, match=r"the model can see 256.*/undo.*/new"):
+    with pytest.raises(DataError, match=r"this model sees 256.*/undo.*/new"):
         chat.take("And?")
     assert chat.turns == before
 
@@ -443,6 +460,13 @@ def test_one_question_of_a_base_model(base_folder: Path, capsys: pytest.CaptureF
 def test_an_answer_to_one_question_that_is_cut_says_so(base_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", str(base_folder), "--prompt", "hello", "--max-new-tokens", "2"]) == 0
     assert "cut after 2 tokens: --max-new-tokens 4" in capsys.readouterr().err
+
+
+def test_of_two_answers_that_are_cut_it_is_said_whose_they_are(adapter_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", str(adapter_folder), "--both", "--prompt", "hello", "--max-new-tokens", "1"]) == 0
+    said = capsys.readouterr().err
+    assert f"{TUNED}: cut after 1 tokens" in said
+    assert f"{BASE}: cut after 1 tokens" in said
 
 
 def test_lines_through_a_pipe_are_one_talk_with_an_object_for_each(
@@ -620,7 +644,7 @@ def test_in_a_terminal_nothing_but_the_user_ends_a_talk(shell: Shell, tiny_model
     paste = "wind \x1b[2J\n" * 10_000
     shell.type(f"\x1b[200~{paste}\x1b[201~\r")
     shell.see(f"{len(paste):,} characters")
-    shell.see("the model can see 65,536")
+    shell.see("this model sees 65,536")
     shell.see(">")
     shell.type("\x1a")
     shell.see("Stopped")

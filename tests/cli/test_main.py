@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,17 @@ def test_an_interruption_is_exit_code_130(
     assert "Stopped" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_output_that_a_full_disk_does_not_take_is_one_paragraph() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tunesmith.cli.main"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: The output could not be written: No space left on device. Free some space")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
 def test_memory_that_runs_out_is_one_paragraph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
@@ -131,7 +144,7 @@ def test_plan_shows_the_plan_loads_no_weight_and_leaves_nothing(
     model = shutil.copytree(tiny_model_folder, tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no weights at all")
     before = sorted(tmp_path.rglob("*"))
-    assert main(["plan", "model", rows, "--num-train-epochs", "2", "--micro-batch-size", "4"]) == 0
+    assert main(["plan", "model", rows, "--num-train-epochs", "2", "--micro-batch-size", "4", "--output-dir", "model"]) == 0
     out = capsys.readouterr().out
     assert "micro-batch-size → per_device_train_batch_size: 4" in out
     for word in ("12 rows to train on", "'prompt' → 'completion'", "updates of 4 rows", "NF4", "GB predicted", "bytes as loaded"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -110,6 +111,15 @@ def test_where_no_setting_mends_it_the_command_comes_after_the_mending(told: Cal
     assert main(["preview", "run.yaml"]) == 1, "a mixture names its columns itself"
 
 
+def test_where_only_the_user_knows_the_columns_no_command_with_a_gap_is_the_next_one(told: Callable[..., tuple[int, str]]) -> None:
+    write("rows.jsonl", *[{"a": 1, "b": 2, "c": 3}] * 3)
+    assert "When that is mended: tunesmith preview model rows.jsonl\n" in told("rows.jsonl")[1]
+
+
+def test_a_run_can_be_looked_at_by_its_own_settings(told: Callable[..., tuple[int, str]]) -> None:
+    assert told("rows.jsonl", "--output-dir", "model")[0] == 0, "nothing is written there"
+
+
 def test_data_that_are_not_there_are_a_mistake_in_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preview", "model", "rowz.jsonl"]) == 2
     assert "There is no file rowz.jsonl (did you mean rows.jsonl?)" in capsys.readouterr().err
@@ -211,6 +221,14 @@ def test_a_page_is_not_overwritten_unless_asked(told: Callable[..., tuple[int, s
     assert "--force" in said
     assert told("rows.jsonl", "--html", "page.html", "--force")[0] == 0
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_page_may_go_to_a_device(told: Callable[..., tuple[int, str]]) -> None:
+    assert told("rows.jsonl", "--html", "/dev/null")[0] == 2
+    for page in ("/dev/null", "/dev/stdout"):
+        assert told("rows.jsonl", "--html", page, "--force")[0] == 0
+    assert told("rows.jsonl", "--html", "model", "--force")[0] == 2
 
 
 @pytest.mark.parametrize(("page", "says"), [("model", "is a folder"), ("none/page.html", "no folder none")])

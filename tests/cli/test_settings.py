@@ -94,7 +94,12 @@ def test_targets_may_be_written_with_commas_or_as_a_list(text: str) -> None:
     assert read("--lora-target-modules", text).lora_target_modules == ["q_proj", "v_proj"]
 
 
-@pytest.mark.parametrize("text", ["2024", "1.0", "yes", "no", "2024-01-01", "#3", "a: b", "[x]", "1e3", "@x", "*x"])
+def test_all_targets_may_be_asked_for_by_a_switch() -> None:
+    recipe = read("--lora-target-linear", "my/model")
+    assert (recipe.lora_target_modules, recipe.model_name_or_path) == ("all-linear", "my/model")
+
+
+@pytest.mark.parametrize("text", ["2024", "1.0", "true", "yes", "no", "2024-01-01", "#3", "a: b", "[x]", "1e3", "@x", "*x"])
 def test_text_is_taken_as_typed(text: str) -> None:
     assert read("--output-dir", text).output_dir == text
     recipe = read("--prompt", text, "--completion", "answer")
@@ -214,12 +219,25 @@ def test_an_unknown_flag_names_the_nearest(arguments: list[str], near: str) -> N
         (["resume_from_checkpoint=true"], "tunesmith resume RUN"),
         (["--overwrite-output-dir"], "another --output-dir"),
         (["--bf16"], "--dtype bfloat16"),
+        (["--no-bf16"], "Leave it out.$"),
+        (["--fp16", "False"], "Leave it out.$"),
+        (["--dry-run", "true", "m", "d"], "`tunesmith preview m d` .*`tunesmith plan m d`"),
     ],
 )
 def test_a_flag_of_other_tools_that_is_no_setting_says_what_does_what_it_does(arguments: list[str], then: str) -> None:
     with pytest.raises(RecipeError, match=then) as caught:
         read(*arguments)
     assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "then"),
+    [("bf16: true", "--dtype bfloat16"), ("push_to_hub: false", "Leave it out.$"), ("overwrite_output_dir: true", "--output-dir")],
+)
+def test_so_does_one_in_a_file(tmp_path: Path, line: str, then: str) -> None:
+    (tmp_path / "run.yaml").write_text(line)
+    with pytest.raises(RecipeError, match=rf"run\.yaml: There is no setting .*{then}"):
+        read(str(tmp_path / "run.yaml"))
 
 
 @pytest.mark.parametrize("arguments", [["--lora-r"], ["--output-dir"], ["--lora-r", "--seed", "1"], ["--lora-r="]], ids=" ".join)

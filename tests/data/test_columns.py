@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tunesmith.data.columns import Columns, find_columns
+from tunesmith.data.columns import Columns, ColumnsError, find_columns
+from tunesmith.data.formats import to_conversations
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
@@ -37,6 +38,12 @@ def find(*rows: dict, **named) -> Columns:
         ({"messages": SAID, "tools": "[]"}, "messages from 'messages', tools from 'tools'"),
         ({"prompt": "", "completion": ""}, "'prompt' → 'completion'"),
         ({"prompt": SAID[:1], "completion": SAID[1:]}, "'prompt' → 'completion'"),
+        ({"prompt": "Where?", "completion": json.dumps(SAID[1:])}, "'prompt' → 'completion' (lists of messages as JSON)"),
+        ({"prompt": str(SPOKEN[:1]), "completion": " "}, "'prompt' (lists of messages as JSON) → 'completion'"),
+        (
+            {"prompt": "", "completion": '{"role": ["assistant"], "content": ["a"]}'},
+            "'prompt' → 'completion' (lists of messages as JSON)",
+        ),
         ({"instruction": "", "input": "", "output": ""}, "'instruction' + 'input' → 'output'"),
         (
             {"instruction": "", "context": "", "response": "", "category": ""},
@@ -48,6 +55,8 @@ def find(*rows: dict, **named) -> Columns:
         ({"problem": "", "solution": ""}, "'problem' → 'solution'"),
         ({"context": "", "question": "", "answer": ""}, "'question' + 'context' → 'answer'"),
         ({"prompt": "", "context": "", "completion": ""}, "'prompt' → 'completion'; not read: context"),
+        ({"question": "", "context": {"title": []}, "answer": ""}, "'question' → 'answer'; not read: context"),
+        ({"question": "", "context": None, "answer": ""}, "'question' + 'context' → 'answer'"),
         ({"text": ""}, "plain text from 'text', every token trained"),
         ({"instruction": "", "input": "", "output": "", "text": ""}, "'instruction' + 'input' → 'output'; not read: text"),
     ],
@@ -161,13 +170,23 @@ def test_columns_that_mean_nothing_are_not_guessed_between():
     assert caught.value.fix == "Name the columns you mean: --prompt 'to ask' --completion said."
 
 
-@pytest.mark.parametrize("labels", [[True, False], [True, None], ["true", "False"]], ids=str)
-def test_completions_that_are_labelled_good_or_bad_are_not_learnt_alike_unless_they_are_named(labels):
-    rows = [{"prompt": "a", "completion": "b", "label": label} for label in labels]
-    with pytest.raises(DataError, match=r"rows\.jsonl says in 'label' which completions are good") as caught:
+@pytest.mark.parametrize("labels", [[True, False], [False, None], ["true", "False"]], ids=str)
+def test_completions_of_which_some_are_labelled_bad_are_not_learnt_alike_unless_the_format_is_named(labels):
+    rows = [{"instruction": "a", "input": "x", "completion": "b", "label": label} for label in labels]
+    with pytest.raises(ColumnsError, match=r"rows\.jsonl says in 'label' which completions are good") as caught:
         find(*rows)
-    assert "--prompt prompt --completion completion" in caught.value.fix
-    assert find(*rows, prompt="prompt", completion="completion") == Columns(prompt="prompt", completion="completion")
+    assert caught.value.fix.startswith("Keep the rows whose label is true. Or,")
+    assert caught.value.settings == {"dataset_format": "prompt_completion"}
+    assert caught.value.certain == {}, "the bad ones are not to be learnt by typing what comes next"
+    assert find(*rows, format="prompt_completion") == Columns(prompt="instruction", input="input", completion="completion")
+
+
+def test_rows_that_are_all_labelled_good_are_read_and_a_bad_one_among_the_later_is_refused():
+    rows = [Row({"prompt": "a", "completion": "b", "label": n < 120}, f"line {n}") for n in range(121)]
+    assert len(to_conversations(rows[:120], find_columns(rows, "rows.jsonl"))) == 120
+    with pytest.raises(DataError, match="line 120 says in 'label' that its completion is bad"):
+        to_conversations(rows, find_columns(rows, "rows.jsonl"))
+    assert len(to_conversations(rows, find_columns(rows, "rows.jsonl", format="prompt_completion"))) == 121
 
 
 @pytest.mark.parametrize("label", [3, "sports", None])
@@ -180,3 +199,11 @@ def test_a_file_of_one_message_a_row_is_told_from_one_with_a_prompt_and_an_answe
     with pytest.raises(DataError, match="holds one message a row") as caught:
         find(*messages)
     assert '{"messages": [' in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "row", [{"from": "Bath", "value": "3"}, {"role": "nurse", "content": "a"}, {"role": None, "content": ""}], ids=str
+)
+def test_columns_that_are_only_called_like_those_of_a_message_are_named_as_any_others(row):
+    with pytest.raises(DataError, match="do not say which is the prompt"):
+        find(row)

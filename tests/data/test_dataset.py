@@ -85,6 +85,17 @@ def test_an_eval_dataset_may_have_columns_of_its_own(load, rows, tmp_path):
     assert [message.content for message in question.messages] == ["Where?", "There."]
 
 
+def test_an_eval_dataset_is_read_by_what_it_holds_and_refused_without_flags_of_training(load, rows, tmp_path):
+    path = tmp_path / "eval.jsonl"
+    path.write_text(json.dumps({"prompt": '[{"role": "user", "content": "Where?"}]', "completion": "There."}), encoding="utf-8")
+    (question,) = load(rows, eval_dataset=str(path)).questions
+    assert question.messages[0].content == "Where?"
+    path.write_text('{"left": "a", "right": "b"}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"\(left, right\).*Call its columns as the data that are trained on do") as caught:
+        load(rows, eval_dataset=str(path))
+    assert "--prompt" not in caught.value.fix
+
+
 def test_the_bundled_data_holds_out_its_test_split_unless_told_otherwise(load):
     dataset = load("yoda", max_rows=30)
     assert dataset.facts.held_out == 80

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunesmith.data.formats import PAIRS, Columns, Message, find_columns, to_conversations
+from tunesmith.data.formats import PAIRS, Columns, Message, conversations, find_columns, to_conversations
 from tunesmith.data.sources import Row
 from tunesmith.errors import DataError
 
@@ -232,16 +232,66 @@ def test_rows_of_other_columns_say_how_files_of_both_are_read():
     assert "named one by one, with commas" in caught.value.fix
 
 
-def test_lists_of_messages_that_csv_holds_as_json_are_the_messages_and_never_learnt_as_text():
-    assert _convert(PROMPT, prompt=json.dumps([QUESTION]), completion=json.dumps([ANSWER], indent=1)) == _convert(
-        PROMPT, prompt=[QUESTION], completion=[ANSWER]
-    )
-    assert "'completion' is text that is not JSON" in _refusal(PROMPT, prompt="Where?", completion=str([ANSWER]))
+SPOKEN = [{"from": "gpt", "value": "There."}]
+LISTS = {"role": ["assistant"], "content": ["There."]}
 
 
-@pytest.mark.parametrize("text", ['[{"role": "viewer", "content": "x"}]', '[{"name": "a"}]', "[1]", '["role", "content"]', "[{"])
+def _read(*completions: str) -> list[tuple[Message, ...]]:
+    """The messages of rows with these completions, their columns found as they are in a file."""
+    rows = [Row({"prompt": "Where?", "completion": text}, f"rows.jsonl line {n}") for n, text in enumerate(completions, 1)]
+    return [conversation.messages for conversation in to_conversations(rows, find_columns(rows, "rows.jsonl"))]
+
+
+@pytest.mark.parametrize("said", [[ANSWER], SPOKEN, LISTS], ids=["role", "from", "lists"])
+def test_lists_of_messages_that_csv_holds_as_json_are_the_messages_and_never_learnt_as_text(said):
+    expected = _convert(PROMPT, prompt=[QUESTION], completion=[ANSWER])
+    assert _convert(PROMPT, prompt="Where?", completion=said) == expected
+    assert _read(json.dumps(said, indent=1), json.dumps(said), "There.") == [expected] * 3
+    with pytest.raises(DataError, match="line 2: 'completion' is text that is not JSON"):
+        _read(json.dumps(said), json.dumps(said)[:-3])
+    with pytest.raises(DataError, match="line 1: 'completion' is text that is not JSON"):
+        _read(str(said))
+
+
+def test_an_answer_that_is_json_itself_stays_text_among_others_that_are_not():
+    written = json.dumps([QUESTION, ANSWER])
+    assert [messages[1].content for messages in _read("There.", written, "Here.")] == ["There.", written, "Here."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"role": "viewer", "content": "x"}]', '[{"name": "a"}]', "[1]", '["role", "content"]', "[{",
+        '{"role": "user", "content": "x"}', '[{"role": "user", "content": "x"}] is how a question is written.',
+    ],
+)  # fmt: skip
 def test_other_json_in_a_prompt_or_completion_is_text(text):
-    assert [m.content for m in _convert(PROMPT, prompt=text, completion=text)] == [text, text]
+    assert [messages[1].content for messages in _read(text, text)] == [text, text]
+
+
+@pytest.mark.parametrize("mark", [{"train": True}, {"weight": 1}], ids=str)
+def test_an_answer_within_a_prompt_that_is_marked_to_be_trained_is_refused(mark):
+    prompt = [QUESTION, {**ANSWER, **mark}, QUESTION]
+    assert "column 'prompt', message 2 is marked to be trained" in _refusal(PROMPT, prompt=prompt, completion="There.")
+    assert _convert(PROMPT, prompt="Where?", completion=[{**ANSWER, **mark}])[1].train
+
+
+def _told(*later: dict) -> list[str]:
+    """What is told of rows that come when the columns have been found."""
+    rows = [*BEGIN, *(Row(row, f"line {number}") for number, row in enumerate(later, 121))]
+    told: list[str] = []
+    list(conversations(rows, find_columns(rows, "rows.jsonl"), tell=told.append))
+    return told
+
+
+def test_columns_that_only_later_rows_have_are_told_and_so_is_what_is_not_read_for_them():
+    row = {"instruction": "Sum up.", "output": "There."}
+    assert _told({**row, "note": ""}, row) == []
+    assert _told({**row, "context": "A tale."}, {**row, "context": "A tale.", "input": "Another."}, {**row, "input": "One."}) == [
+        "'context' first stands in line 121, and is read from there on",
+        "'input' first stands in line 122, and is not read: 'context' is",
+    ]
+    assert _told({**row, "context": ["A tale."]}) == ["'context' first stands in line 121, and is not read: it is no text"]
 
 
 def test_a_prompt_that_begins_the_answer_is_refused():

@@ -135,6 +135,12 @@ def test_a_row_may_have_no_tools(tools):
     assert read(talk=[say("user", "a"), say("assistant", "b")], tools=tools).tools == ()
 
 
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_the_name_of_who_speaks_is_kept_for_templates_that_write_it(role):
+    talk = [say(role, "a", name="Luke"), say("user", "a"), say("assistant", "b")]
+    assert read(talk=talk).messages[0].more == {"name": "Luke"}
+
+
 def test_what_templates_read_of_a_result_is_kept():
     result = say("tool", "12", name="find", tool_call_id="7", extra="x")
     assert read(talk=[result, say("assistant", "b")]).messages[0].more == {"name": "find", "tool_call_id": "7"}

@@ -95,6 +95,25 @@ def test_data_that_cannot_be_read_at_all_will_not_train(look: Any, rows: list[An
     assert seen.lengths is seen.cut is seen.packing is seen.prefix is None
 
 
+def test_columns_that_are_certain_are_settings_to_go_on_with_and_no_others(look: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    odd, unsure = [{"left": "a", "right": "b"}], [{"left": "a", "middle": "b", "right": "c"}]
+    assert look(odd).verdict.settings == {"prompt": "left", "completion": "right"}
+    assert look(unsure).verdict.settings == {}
+    assert look([{**ROWS[0], "label": False}]).verdict.settings == {}
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(odd[0]), encoding="utf-8")
+    assert look(ROWS, eval_dataset=str(other)).verdict.settings == {}
+    both = Recipe.of({"dataset_name": f"{tmp_path / 'rows.jsonl'},{other}"})
+    seen = preview(both, Renderer(tiny_tokenizer), LIMIT)
+    assert "(left, right)" in seen.verdict.reasons[0]
+    assert seen.verdict.settings == {}
+
+
+def test_columns_that_only_later_rows_have_are_told(look: Any) -> None:
+    seen = look([*ROWS * 3, {**ROWS[0], "system": "Be brief."}])
+    assert any("'system' first stands in" in note and "line 106, and is read" in note for note in seen.notes)
+
+
 def test_what_spoils_a_whole_file_is_no_bad_row(look: Any) -> None:
     seen = look(["[1]"])
     assert "begins a list" in seen.verdict.reasons[0]

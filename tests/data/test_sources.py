@@ -286,6 +286,19 @@ def test_a_name_the_hub_does_not_give_is_refused_with_the_reason_in_one_line(mon
     assert "\n" not in refusal
 
 
+def test_a_name_the_hub_does_not_have_suggests_what_lies_where_it_points(monkeypatch, tmp_path):
+    import datasets
+
+    def load_dataset(*_, **__):
+        raise FileNotFoundError("no such data set")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    assert "data/trane (did you mean train?) is neither" in _refusal("data/trane")
+    assert "yodaa (did you mean yoda?)" in _refusal("yodaa")
+
+
 def test_a_folders_files_named_after_splits_are_splits(tmp_path):
     for name in ("train-1", "train-2", "test"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "completion": "x"}) + "\n")

@@ -1,6 +1,10 @@
 """Proves that templates which cannot show an answer are refused, and that templates write what transformers lets them write."""
 
+import json
+
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tunesmith.base.templates import TEMPLATES
 from tunesmith.data.render import Renderer, render_text
@@ -32,3 +36,30 @@ def test_a_template_that_ends_answers_with_another_models_token_is_refused_thoug
         Renderer(tokenizer_with(TEMPLATES["phi3"]))
     assert "such as zephyr" in caught.value.fix
     Renderer(tokenizer_with(TEMPLATES["zephyr"]))
+
+
+@pytest.mark.parametrize(
+    ("end", "foreign"), [("</assistant>", ""), ("</answer>\n<|end|>", "<|end|>"), ("</s>", "</s>"), ("<a>", "")]
+)
+def test_a_plain_tag_before_the_stop_token_is_a_models_own_way_and_no_token_of_others(tokenizer_with, end, foreign):
+    template = TEMPLATES["chatml"].replace("<|im_end|>", end + "<|im_end|>")
+    if not foreign:
+        assert Renderer(tokenizer_with(template)).stop_token_id
+        return
+    with pytest.raises(ModelError) as caught:
+        Renderer(tokenizer_with(template))
+    assert f"ends an answer with {foreign!r}" in caught.value.what
+
+
+def test_an_ordinary_token_of_the_vocabulary_may_end_a_turn(vocabulary_like):
+    template = "{% for m in messages %}<s>{{ m['content'] }}<eos></s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    tokenizer = vocabulary_like("byte-level", ("<s>", "</s>"), template)
+    with pytest.raises(ModelError, match="ends an answer with '<eos>'"):
+        Renderer(tokenizer)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["<eos>"] = max(tokenizer.get_vocab().values()) + 1
+    known = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), bos_token="<s>", eos_token="</s>", chat_template=template
+    )
+    assert "<eos>" not in known.get_added_vocab()
+    Renderer(known)

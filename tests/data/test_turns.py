@@ -4,7 +4,7 @@ import pytest
 
 from tunesmith.base.templates import TEMPLATES
 from tunesmith.data.batch_render import BatchRenderer
-from tunesmith.data.conversation import Conversation, Message
+from tunesmith.data.conversation import DOCUMENT, Conversation, Message
 from tunesmith.data.render import IGNORE, Renderer
 from tunesmith.errors import RowError
 
@@ -48,6 +48,8 @@ def test_an_answer_without_the_thought_that_its_prompt_has_begun_is_refused_for_
 
 def test_a_model_that_has_to_write_the_header_of_its_turn_itself_is_told(tokenizer_with):
     headless, whole = (Renderer(tokenizer_with(template)) for template in (HEADLESS, TEMPLATES["chatml"]))
+    headless.examples([Conversation((Message(DOCUMENT, "There."),), "rows.jsonl line 6")])
+    assert headless.notes(1, 1) == (), "plain text has no turns"
     assert trained(headless, asked("There.")) == "<|im_start|>assistant\nThere.<|im_end|>"
     (note,) = headless.notes(1, 1)
     assert note == (

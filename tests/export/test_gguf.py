@@ -44,6 +44,13 @@ def test_the_merged_model_answers_in_llama_cpp_as_the_live_adapter_does(merged, 
     assert answers_of(merged, prompts, TOKENS) == expected
 
 
+def test_a_name_by_which_no_program_knows_such_a_file_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"does not end in \.gguf, .* Name it .*/out\.gguf$"):
+        ts.export_gguf("no-run", tmp_path / "out")
+    with pytest.raises(RunError, match="There is no run"):
+        ts.export_gguf("no-run", tmp_path / "OUT.GGUF")
+
+
 def test_in_8_bits_nearly_all_answers_are_the_same(run, answers, tmp_path):
     size = ts.export_gguf(run, tmp_path / "out.gguf", "q8_0")
     assert size < 160e6

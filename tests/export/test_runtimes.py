@@ -77,6 +77,8 @@ def test_what_is_exported_with_any_base_goes_to_ollama_as_one_model(family: str)
 def test_what_is_exported_only_with_a_gguf_base_goes_to_ollama_as_an_adapter() -> None:
     gemma = replace(PLAIN, family="gemma2", gguf=False)
     assert any("--type adapter" in line for line in runtimes(gemma)[3].lines)
+    written = "".join(line for line in runtimes(gemma)[3].lines if line.endswith("> Modelfile"))
+    assert "'ADAPTER ./yoda.gguf' 'PARAMETER temperature 0' 'PARAMETER repeat_penalty 1'" in written, "as chat answers"
     assert "convert_hf_to_gguf.py" in runtimes(replace(gemma, config=gemma.config | {"use_dora": True}))[2].why
 
 

@@ -120,6 +120,13 @@ def test_an_answer_ends_where_the_model_sees_no_further(session: Session, monkey
     assert "".join(session.stream(ASKED, Sampling(400))) == session.answer([ASKED], Sampling(400))[0]
 
 
+def test_no_answer_has_more_room_kept_than_the_model_sees(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr("tunesmith.generate.engine.rows_that_fit", lambda model, shape, length: kept.append(length) or 1)
+    session.answer([ASKED], Sampling(10_000))
+    assert kept == [session.context]
+
+
 def test_messages_that_leave_no_room_for_an_answer_are_not_asked(session: Session) -> None:
     long = [{"role": "user", "content": "wind " * 400}]
     with pytest.raises(DataError, match="this model sees 256"):

@@ -12,6 +12,9 @@ ASKED = {
     "export --ollama": {"call": "export_gguf", "kind": "adapter", "ollama": True},
 }
 
+OUT = "out.gguf"
+"""A name for any of them: files need the ending, folders may have it."""
+
 
 def sha256(place):
     """Of a file, or of each file of a folder; None if there is nothing."""
@@ -30,17 +33,17 @@ class Shipping:
         done = self.make(folder / "undisturbed", {"moment": 0})
         assert done["code"] == 0, done["error"]
         self.moments, self.right = done["moments"], sha256(folder / "undisturbed")
-        assert set(self.right) == ({"out", "Modelfile"} if "ollama" in name else {"out"})
+        assert set(self.right) == ({OUT, "Modelfile"} if "ollama" in name else {OUT})
 
     def make(self, folder, crash=None):
-        return self.lab.ask(**self.request, out=str(folder / "out"), crash=crash or {})
+        return self.lab.ask(**self.request, out=str(folder / OUT), crash=crash or {})
 
     def assert_all_or_nothing_of_it(self, moment):
         folder = self.folder / str(moment)
         assert self.make(folder, {"moment": moment, "signal": 9})["code"] == -9
         named = {name: content for name, content in (sha256(folder) or {}).items() if not name.startswith(".")}
         assert named.items() <= self.right.items(), moment
-        if "out" in named:
+        if OUT in named:
             assert named == self.right, (moment, "the file is there, so all that was asked for is")
             return True
         again = self.make(folder)
@@ -108,7 +111,7 @@ def test_a_run_that_is_gone_on_with_leaves_alone_what_is_exported_into_its_folde
 @pytest.mark.parametrize("name", ASKED)
 def test_a_place_that_cannot_be_written_is_said_in_words(lab, whole, tmp_path, name):
     (tmp_path / "file").write_text("mine")
-    refused = lab.ask(**ASKED[name], run=str(whole), out=str(tmp_path / "file" / "new" / "out"))
+    refused = lab.ask(**ASKED[name], run=str(whole), out=str(tmp_path / "file" / "new" / OUT))
     assert refused["code"] == 2, refused["error"]
     assert f"{tmp_path / 'file' / 'new'}: Not a directory. " in refused["error"]
     assert "give another place." in refused["error"]
@@ -117,7 +120,7 @@ def test_a_place_that_cannot_be_written_is_said_in_words(lab, whole, tmp_path, n
 @pytest.mark.parametrize("name", ASKED)
 def test_a_disk_that_is_full_leaves_nothing(lab, whole, tmp_path, name):
     """A limit on the size of files stands for the disk's end."""
-    refused = lab.ask(**ASKED[name], run=str(whole), out=str(tmp_path / "out"), crash={"file_bytes": 10_000})
+    refused = lab.ask(**ASKED[name], run=str(whole), out=str(tmp_path / OUT), crash={"file_bytes": 10_000})
     assert refused["code"] == 2, refused["error"]
     assert "could not be written" in refused["error"]
     assert "Free some space" in refused["error"]

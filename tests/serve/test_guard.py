@@ -273,6 +273,9 @@ def test_a_wrong_field_is_refused_by_name(app, fields, param):
 @pytest.mark.parametrize(("fields", "told"), [
     ({"n": 2}, "ask again, with another seed"), ({"logprobs": True}, "no probabilities"), ({"logit_bias": {"5": 1}}, "top_k"),
     ({"response_format": {"type": "json_object"}}, "check it"), ({"tool_choice": "required"}, "'auto'"),
+    ({"response_format": {"type": "json_object"}}, "Leave response_format out."),
+    ({"response_format": {}}, "response_format.type: Field required"), ({"n": 1.0}, "valid integer"),
+    ({"stream": True, "stream_options": {"options": 1}}, "no field 'stream_options.options'."),
     ({"temprature": 1}, "did you mean temperature?"), ({"stop": ["a"] * 5}, "at most 4 items"),
 ])  # fmt: skip
 def test_what_is_not_offered_is_refused_with_the_reason(app, fields, told):

@@ -264,6 +264,8 @@ def test_a_base_of_another_family_is_merged_and_converted(run: Any, tmp_path: Pa
     (base / "config.json").write_text('{"model_type": "gemma2"}')
     folder = run(str(base), base_model_name_or_path=str(base))
     assert any("convert_hf_to_gguf.py" in line for line in commands(folder, "llama.cpp"))
+    subprocess.run(commands(folder, "ollama")[3], shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "Modelfile").read_text() == "FROM ./my run.gguf\nPARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
 
 
 def test_a_base_that_came_as_gguf_is_merged_for_vllm(run: Any) -> None:

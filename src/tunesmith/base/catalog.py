@@ -91,17 +91,17 @@ def find(reference: str) -> Path | None:
         return path
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"There is no file {reference}{nearest(path.name, _beside(path, '*.gguf'))}.", "Check the path.")
+            raise _no_file(reference, path)
         return path
     if path.is_file() and (path.suffix == ".safetensors" or path.name in CONFIGS):
         raise ModelError(f"{reference} is one file of a model.", f"Name its folder: {path.parent}")
     if path.suffix in DATA_SUFFIXES:
-        raise data_not_model(reference)
+        raise data_not_model(reference) if path.exists() else _no_file(reference, path)
     if path.exists():
         raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")
     repo = reference.partition("@")[0]
     if reference.startswith((".", "/", "~")) or reference.endswith("/") or repo.count("/") > 1:
-        raise ModelError(f"There is no folder {reference}{nearest(path.name, _beside(path, '*/'))}.", "Check the path.")
+        raise ModelError(f"There is no folder {reference}{nearest(path.name, _beside(path, Path.is_dir))}.", "Check the path.")
     return None
 
 
@@ -119,9 +119,14 @@ def _is_bundled(reference: str) -> bool:
     return reference in BUNDLED and not Path(reference).exists()
 
 
-def _beside(path: Path, pattern: str) -> list[str]:
-    """What else there is in the folder of a path."""
-    return [beside.name for beside in path.parent.glob(pattern)] if path.parent.is_dir() else []
+def _no_file(reference: str, path: Path) -> ModelError:
+    alike = _beside(path, lambda beside: beside.suffix == path.suffix)
+    return ModelError(f"There is no file {reference}{nearest(path.name, alike)}.", "Check the path.")
+
+
+def _beside(path: Path, wanted: Callable[[Path], bool]) -> list[str]:
+    """What else there is of a kind in the folder of a path."""
+    return [beside.name for beside in path.parent.iterdir() if wanted(beside)] if path.parent.is_dir() else []
 
 
 def _check_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ UNBOUNDED = 2**31
 """Of a config that names no number of positions, such as that of a state space model."""
 
 
-def read_config(source: ModelSource) -> Any:
+def causal_config(source: ModelSource) -> Any:
     """The transformers config of a model: all that is known of it before the room that builds models is imported.
 
     Raises:
@@ -43,5 +43,5 @@ def context_of(positions: int, tokenizer: Any) -> int:
 
 
 def positions_in(source: ModelSource) -> int:
-    """Positions of a model, by its config alone. Raises ModelError as `read_config` does."""
-    return positions_of(read_config(source))
+    """Positions of a model, by its config alone. Raises ModelError as `causal_config` does."""
+    return positions_of(causal_config(source))

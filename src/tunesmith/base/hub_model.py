@@ -10,8 +10,6 @@ def check_on_hub(source: ModelSource) -> None:
     Raises:
         ModelError: there is no such model, it may not be read, or the hub cannot be reached.
     """
-    if source.folder() is not None:
-        return
     from huggingface_hub import errors, hf_hub_download
 
     reasons = {
@@ -22,9 +20,10 @@ def check_on_hub(source: ModelSource) -> None:
         errors.EntryNotFoundError: "what it has of that name holds no config.json; of GGUF files, fetch one and name it",
     }
     try:
-        hf_hub_download(source.path, "config.json", revision=source.revision)
+        if source.folder() is None:
+            hf_hub_download(source.path, "config.json", revision=source.revision)
     except (OSError, ValueError, errors.EntryNotFoundError) as error:
-        why = next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error).partition("\n")[0])
+        why = next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error).partition("\n")[0].rstrip("."))
         raise not_given(source, why) from error
 
 

@@ -80,10 +80,14 @@ def _in_one(templates: dict[str, str]) -> str | None:
 
 def _with_bos(tokenizer: Any, template: str) -> str:
     """A template writes all special tokens; one made for other models must write this model's BOS, if it begins with one."""
-    first = tokenizer("a")["input_ids"][:1]
-    needs = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
-    written = "bos_token" in template or (needs and tokenizer.bos_token in template)
-    return "{{ bos_token }}" + template if needs and not written else template
+    if tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return template
+    try:
+        begun = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], chat_template=template, tokenize=False)
+        written = begun.lstrip().startswith(tokenizer.bos_token)
+    except Exception:  # such as a refusal to begin without a system prompt; what is wrong is told when the template is put to use
+        written = "bos_token" in template
+    return template if written else "{{ bos_token }}" + template
 
 
 def template_named(name: str) -> str:

@@ -113,11 +113,12 @@ def _tell_cut(asked: "Asked") -> None:
     """Say which answers did not come to their end: their text does not show it."""
     from tunesmith.cli.chat_answer import CONTEXT, MAX_NEW_TOKENS
 
-    for answer in asked.answers.values():
+    for who, answer in asked.answers.items():
+        cut = f"{who}: cut" if len(asked.answers) > 1 else "cut"
         if answer.stop == MAX_NEW_TOKENS:
-            _note(f"cut after {answer.tokens:,} tokens: --max-new-tokens {2 * answer.tokens} for more of it")
+            _note(f"{cut} after {answer.tokens:,} tokens: --max-new-tokens {answer.longer} for more of it")
         elif answer.stop == CONTEXT:
-            _note(f"cut after {answer.tokens:,} tokens: the talk fills all {answer.session.context:,} this model can see")
+            _note(f"{cut} after {answer.tokens:,} tokens: the talk fills all {answer.session.context:,} this model can see")
 
 
 def _piped(chat: "Chat", as_json: bool) -> int:

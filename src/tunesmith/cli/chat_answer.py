@@ -1,14 +1,12 @@
 """One answer as it comes: pieces of text, and at the end why it ended and what it took."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from tunesmith.cli.chat_text import OPENS
-from tunesmith.errors import DataError
 from tunesmith.generate.engine import Sampling
-from tunesmith.generate.session import Session
+from tunesmith.generate.session import Session, room_for
 from tunesmith.generate.text_stream import TextStream
 
 STOP_TOKEN, MAX_NEW_TOKENS, CONTEXT, INTERRUPTED = "stop_token", "max_new_tokens", "context", "interrupted"
@@ -30,13 +28,8 @@ class Answer:
     def __init__(self, session: Session, messages: list[dict[str, str]], sampling: Sampling, *, base: bool = False) -> None:
         self.session, self.messages, self.sampling, self.base = session, messages, sampling, base
         self.prompt = session.renderer.prompt_ids(messages)
-        self.room = session.context - len(self.prompt)
-        if self.room < 1:
-            raise DataError(
-                f"The talk is {len(self.prompt):,} tokens long with this message, and the model can see {session.context:,}, "
-                "the answer included; nothing was asked.",
-                "Shorten the message, take turns back with /undo, or begin another talk with /new.",
-            )
+        fix = "Shorten the last, take turns back with /undo, or begin another talk with /new."
+        self.room = room_for(len(self.prompt), session.context, fix)
         begun = session.renderer.tokenizer.decode(self.prompt[-8:]).rstrip().endswith(OPENS)
         self.opened = f"{OPENS}\n" if begun else ""
         self.text, self.tokens, self.seconds, self.last = self.opened, 0, 0.0, -1
@@ -55,11 +48,15 @@ class Answer:
             return CONTEXT
         return MAX_NEW_TOKENS if self.tokens == self.sampling.max_new_tokens else INTERRUPTED
 
+    @property
+    def longer(self) -> int:
+        """The max_new_tokens to ask for if it was cut at fewer: twice what came, as far as there is room."""
+        return min(2 * self.tokens, self.room)
+
     def __iter__(self) -> Iterator[str]:
         """Pieces of the text as they come, without ``opened``; some are empty."""
         begun, text = time.perf_counter(), TextStream(self.session.renderer.tokenizer)
-        sampling = dataclasses.replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens, self.room))
-        tokens = self.session.tokens(self.prompt, sampling, base=self.base)
+        tokens = self.session.tokens(self.prompt, self.sampling, base=self.base)
         for self.last in tokens:
             piece = text.add(self.last)
             self.text, self.tokens = self.text + piece, self.tokens + 1

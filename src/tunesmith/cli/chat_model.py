@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.base.catalog import BUNDLED
-from tunesmith.errors import RecipeError, near
+from tunesmith.errors import ModelError, RecipeError, near
 from tunesmith.places import check_model, no_adapter, runs_near
 from tunesmith.recipe import Recipe
 
@@ -45,25 +44,20 @@ def find_partner(reference: str, settings: dict[str, Any]) -> Path | Recipe:
         return folder
     if folder.is_dir() and ((folder / "run.yaml").is_file() or not _may_be_model(folder)):
         raise no_adapter(folder)
-    if not folder.exists() and _means_a_run(reference):
-        raise no_adapter(folder)
+    if not folder.exists() and "/" in reference and any(folder.parent.glob("*/run.yaml")):
+        raise no_adapter(folder)  # in a folder of runs, though it may be a hub id
     recipe = Recipe.of({**settings, "model_name_or_path": reference})
-    check_model(reference)
+    try:
+        check_model(reference)
+    except ModelError as error:
+        if not folder.exists() and near(reference, [Path(run).name for run in runs_near(folder)]):
+            raise no_adapter(folder) from error
+        raise
     return recipe
 
 
 def _may_be_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
-
-
-def _means_a_run(reference: str) -> bool:
-    """Whether a name that stands for nothing here was meant for a run, though it may be a hub id: there are runs at this place, or
-    one of that name where runs are written."""
-    if reference in BUNDLED:
-        return False
-    if "/" in reference:
-        return any(Path(reference).expanduser().parent.glob("*/run.yaml"))
-    return near(reference, [Path(run).name for run in runs_near(Path(reference))]) is not None
 
 
 def open_partner(found: Path | Recipe, note: Note) -> Partner:

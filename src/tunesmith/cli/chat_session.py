@@ -129,8 +129,7 @@ class Chat:
         if stop == INTERRUPTED:
             return f"stopped after {took}; what came stays in the talk: /retry answers anew, /undo takes it back"
         if stop == MAX_NEW_TOKENS:
-            longer = f"/set max_new_tokens={2 * self.sampling.max_new_tokens}"
-            return f"cut at max_new_tokens, {took}: {longer} and /retry for all of it"
+            return f"cut at max_new_tokens, {took}: /set max_new_tokens={answer.longer} and /retry for more of it"
         if stop == CONTEXT:
             full = f"the talk fills all {self.session.context:,} tokens this model can see"
             return f"cut after {took}: {full}; /undo turns, or begin a /new talk"

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from tunesmith.cli.parser import Parser, named
-from tunesmith.errors import RunError
 
 KINDS = {
     "f16": "the merged model, 16 bits a weight",
@@ -17,22 +16,13 @@ KINDS = {
 
 def run(arguments: list[str]) -> int:
     """Write the file, and say how to use it."""
-    parser = Parser(
-        prog="tunesmith export", description="Write a GGUF file of a run for llama.cpp, Ollama and others.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="types:\n" + "\n".join(f"  {kind:8} {what}" for kind, what in KINDS.items()),
-    )  # fmt: skip
-    parser.add_argument("run", type=named, metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
-    parser.add_argument("out", type=named, metavar="OUT", help="the file to write")
-    parser.add_argument("--type", choices=tuple(KINDS), default="f16", help="what to write [f16]")
-    parser.add_argument("--ollama", action="store_true", help="write a Modelfile beside it")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
 
-    from tunesmith.places import check_adapter
+    from tunesmith.places import check_adapter, check_gguf_name
     from tunesmith.training.workshop import check_free
 
     check_adapter(Path(options.run))
-    _check_name(options.out)
+    check_gguf_name(options.out)
     check_free(Path(options.out))
 
     from rich.markup import escape
@@ -59,9 +49,14 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _check_name(out: str) -> None:
-    """Raises RunError if a file would not be known for what it is."""
-    if not out.endswith(".gguf"):
-        folder = out.endswith("/") or Path(out).is_dir()
-        name = str(Path(out) / "out.gguf") if folder else f"{out}.gguf"
-        raise RunError(f"{out} does not end in .gguf, by which other programs know such a file.", f"Name it {name}")
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="tunesmith export", description="Write a GGUF file of a run for llama.cpp, Ollama and others.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="types:\n" + "\n".join(f"  {kind:8} {what}" for kind, what in KINDS.items()),
+    )  # fmt: skip
+    parser.add_argument("run", type=named, metavar="RUN", help="the run's folder, or any folder with a LoRA adapter")
+    parser.add_argument("out", type=named, metavar="OUT.gguf", help="the file to write, with a name that ends in .gguf")
+    parser.add_argument("--type", choices=tuple(KINDS), default="f16", help="what to write [f16]")
+    parser.add_argument("--ollama", action="store_true", help="write a Modelfile beside it")
+    return parser

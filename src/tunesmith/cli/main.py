@@ -5,6 +5,7 @@ import sys
 import warnings
 from importlib import import_module
 
+from tunesmith.base.disk import FULL
 from tunesmith.cli.parser import Parser
 from tunesmith.errors import MachineError, TunesmithError
 from tunesmith.training.interrupt import exit_code, terminable
@@ -26,23 +27,27 @@ COMMANDS = {
 }
 """Commands and their one line of help; each is a module of this package with a ``run(arguments)``."""
 
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
+"""For libraries, whose own bars and advice would run through ours."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 a mistake to mend, 130 interrupted, 143 terminated)."""
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    # Their own bars and advice would run through ours.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     if not debug:
         warnings.simplefilter("ignore")  # libraries warn about one another; what matters to the user, we say ourselves
     try:
         with terminable():
-            return _dispatch(arguments)
+            code = _dispatch(arguments)
+            print(end="", flush=True)  # a full disk is told now: later it would be a traceback
+            return code
     except TunesmithError as error:
         if debug:
             raise
@@ -52,8 +57,14 @@ def main(argv: list[str] | None = None) -> int:
         print("\nStopped.", file=sys.stderr)
         return exit_code(stop)
     except BrokenPipeError:  # `tunesmith … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if debug or error.errno not in FULL or error.filename is not None:
+            raise
+        _drop_output()
+        _complain(MachineError(f"The output could not be written: {error.strerror}.", "Free some space, or send it elsewhere."))
+        return 2
     except (MemoryError, RuntimeError) as error:
         from tunesmith.training.guard import ran_out_of_memory  # imports torch, which is there already if this is so
 
@@ -61,6 +72,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         _complain(MachineError("The memory of this machine ran out.", "Ask for less at once, or end what else uses it."))
         return 2
+
+
+def _drop_output() -> None:
+    """Let what is not written yet go nowhere: it would be tried once more when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -10,11 +10,11 @@ def check_page(page: Path, force: bool, example: str) -> None:
     """Raises RunError if the page cannot be written there; known before any work is done.
 
     Args:
-        force: write it over a file that is there. example: what it may be called.
+        force: write it over a file, or to a device such as /dev/stdout, that is there. example: what it may be called.
     """
     if not page.parent.is_dir():
         raise RunError(f"There is no folder {page.parent}.", "Make it, or give another --html.")
-    if not (force and page.is_file()):
+    if not force or page.is_dir():
         check_free(page, example=example, otherwise="add --force to overwrite it")
 
 

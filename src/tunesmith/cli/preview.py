@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
 
     from tunesmith.places import check_recipe
 
-    check_recipe(recipe)
+    check_recipe(recipe, begins=False)
 
     from rich.console import Console
 
@@ -63,10 +63,13 @@ def run(arguments: list[str]) -> int:
 
 def _next(settings: list[str], verdict: "Verdict") -> str:
     """The command to type next: with the settings that mend it if there are any, to train if it is good then."""
-    for name, value in verdict.settings.items():
+    from tunesmith.cli.preview_words import mending
+
+    mend = mending(verdict)
+    for name, value in mend.items():
         settings = _with(settings, name, str(value))
-    mended = verdict.word != "will not train" or "on_bad_row" in verdict.settings
-    return shlex.join(["tunesmith", "train" if mended else "preview", *settings])
+    trains = verdict.word != "will not train" or "on_bad_row" in mend
+    return shlex.join(["tunesmith", "train" if trains else "preview", *settings])
 
 
 def _with(words: list[str], setting: str, value: str) -> list[str]:

@@ -29,8 +29,12 @@ def run(arguments: list[str]) -> int:
         from tunesmith.serve.elsewhere import commands
 
         print("\n".join(commands(options.run, options.print, options.port or 8000)))
-        return 0
+    else:
+        _serve(options)
+    return 0
 
+
+def _serve(options: argparse.Namespace) -> None:
     from tunesmith.serve.server import check_host, claim_port, read_key
 
     key = read_key(options.api_key_file)
@@ -55,7 +59,6 @@ def run(arguments: list[str]) -> int:
             serve_app(make_app(service, key, anywhere), claimed, limits, service.worker.stop)
         except Terminated:
             console.print("Stopped.")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,19 +14,21 @@ from tunesmith.yaml_text import read_yaml
 ELSEWHERE = {
     **dict.fromkeys(
         ("dry_run", "dryrun"),
-        "Without training, `tunesmith preview{rest}` shows what would be learnt, and `tunesmith plan{rest}` what it would take.",
+        "Leave it out: `tunesmith preview{rest}` shows what would be learnt, and `tunesmith plan{rest}` what it would take.",
     ),
-    **dict.fromkeys(("resume", "resume_from_checkpoint"), "`tunesmith resume RUN` goes on with a run that was stopped."),
+    **dict.fromkeys(
+        ("resume", "resume_from_checkpoint"), "Leave it out: `tunesmith resume RUN` goes on with a run that was stopped."
+    ),
     **dict.fromkeys(
         ("force", "overwrite", "overwrite_output_dir"),
-        "No run is ever overwritten: give another --output-dir, or move the old one away.",
+        "Leave it out, and give another --output-dir or move the old one away: no run is ever overwritten.",
     ),
-    "push_to_hub": "`tunesmith push RUN user/name` does it once the run is finished.",
-    "fp16": "Add --dtype float16; the default takes what the device does well.",
-    "bf16": "Add --dtype bfloat16; the default takes what the device does well.",
+    "push_to_hub": "Leave it out: `tunesmith push RUN user/name` does it once the run is finished.",
+    "fp16": "Leave it out: --dtype float16 does it, and the default takes what the device does well.",
+    "bf16": "Leave it out: --dtype bfloat16 does it, and the default takes what the device does well.",
     "config": "Name the YAML file alone: `tunesmith train run.yaml`.",
 }
-"""Flags of other tools that are no settings here, and what does what they do."""
+"""Settings of other tools that are none here, and what does what they do."""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +55,9 @@ def _values(kind: Any) -> str:
     return "true|false|auto" if kind == SWITCH_OR_AUTO else "VALUE"
 
 
-def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe, list[str]]:
+def parse(command: str, description: str, arguments: list[str], *, begins: bool = True) -> tuple[Recipe, list[str]]:
     """The recipe of a command's arguments, and a line for every setting that was given under another tool's name, or if no data
-    was named.
+    was named. begins: see `check_recipe`.
 
     Raises:
         RecipeError: see `read_settings`. RunError, ModelError, DataError: see `check_recipe`.
@@ -68,7 +70,7 @@ def parse(command: str, description: str, arguments: list[str]) -> tuple[Recipe,
 
     from tunesmith.places import check_recipe
 
-    check_recipe(recipe)
+    check_recipe(recipe, begins=begins)
     if not recipe.model_fields_set & {"dataset_name", "datasets"}:
         aliases.append(f"No DATA was given: this is about the bundled {recipe.dataset_name} sentences")
     return recipe, aliases
@@ -87,7 +89,9 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     for file in files:
         try:
-            settings.update(canonical_settings(Recipe.read(Path(file)), echo))
+            read = Recipe.read(Path(file))
+            _check_elsewhere(read, arguments)
+            settings.update(canonical_settings(read, echo))
         except RecipeError as error:
             if file in error.what:
                 raise
@@ -97,11 +101,34 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
         raise RecipeError(f"Too many names: {' '.join(names)}.", "Give one MODEL and one DATA; settings begin with --.")
     settings.update(zip(("model_name_or_path", "dataset_name"), names))
     for key, value in flags:
-        if told := ELSEWHERE.get(key.replace("-", "_")):
-            rest = [word for word in arguments if word.removeprefix("--").partition("=")[0] != key]
-            raise RecipeError(f"{parser.prog} has no --{key}.", told.format(rest=f" {shlex.join(rest)}" if rest else ""))
+        _check_elsewhere({key: value}, arguments)
         settings.update(canonical_settings({key: value}, echo))
     return Recipe.of(settings)
+
+
+def _check_elsewhere(settings: Mapping[str, Any], arguments: list[str]) -> None:
+    """Raises RecipeError for a setting that another tool has; it knows the command to type instead from the arguments."""
+    for key, value in settings.items():
+        if told := ELSEWHERE.get(key.replace("-", "_")):
+            rest = shlex.join(_without(key, arguments))
+            asked = value not in (False, None, "", "auto")  # else it asks for what is done anyway
+            raise RecipeError(
+                f"There is no setting {key!r}.", told.format(rest=f" {rest}" if rest else "") if asked else "Leave it out."
+            )
+
+
+def _without(key: str, arguments: list[str]) -> list[str]:
+    """The arguments without a switch and the true or false after it."""
+    made: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if name != key or not (equals or word.startswith("--")):
+            made.append(word)
+        elif not equals and rest and rest[0].lower() in SWITCHED:
+            rest.pop(0)
+    return made
 
 
 def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
@@ -155,13 +182,15 @@ def _switched_on(key: str) -> str:
 
 
 def _kind(key: str) -> Any:
+    if key.replace("-", "_") == "lora_target_linear":
+        return bool  # axolotl's switch for all of them; by other names it is a list
     name = ALIASES.get(key.replace("-", "_"))
     return Recipe.model_fields[name].annotation if name else None
 
 
 def _value(key: str, text: str) -> Any:
     """A flag's value as YAML would read it; 3e-4, which YAML takes for text, is left to the recipe's own types."""
-    if _kind(key) in (str, str | None) and text != "true":
+    if _kind(key) in (str, str | None):
         return text  # as typed: a folder may be called 2024, a column "no"
     try:
         return read_yaml(text)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from tunesmith.data.messages import READ, SPEAKERS, in_rows
+from tunesmith.data.messages import SPEAKERS
 from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
 from tunesmith.data.text import listed
 from tunesmith.data.text_files import MESSAGES
-from tunesmith.data.tool_calls import json_of
-from tunesmith.errors import DataError, RowError, near, nearest
+from tunesmith.data.values import are_speakers, are_text, are_written_messages, first_message, speaks, unread_keys
+from tunesmith.errors import DataError, near, nearest
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
 """Columns that hold a list of messages, first the most usual."""
@@ -52,12 +52,21 @@ WHICH = "COLUMN"
 
 class ColumnsError(DataError):
     """The columns do not say, or are not those that were said. settings: of a recipe that reads them, `WHICH` where only the
-    user knows."""
+    user knows. mend: what to do to the data themselves, if that helps too."""
 
-    def __init__(self, what: str, settings: Mapping[str, str], fix: str = "Name the columns you mean") -> None:
+    def __init__(self, what: str, settings: Mapping[str, str], fix: str = "Name the columns you mean", mend: str = "") -> None:
         flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in settings.items())
-        super().__init__(what, f"{fix}: {flags}.")
-        self.settings = dict(settings)
+        super().__init__(what, f"{mend} {fix}: {flags}.".lstrip())
+        self.settings, self.mend = dict(settings), mend
+
+    @property
+    def certain(self) -> dict[str, str]:
+        """The settings, if they alone will do: none stands for a column that only the user knows, and the data can stay."""
+        return {} if self.mend or WHICH in self.settings.values() else self.settings
+
+    def without_settings(self, others: str) -> DataError:
+        """The same of data that are read beside ``others``, whose columns the settings name."""
+        return DataError(self.what, self.mend or f"Call its columns as {others} do, or prompt and completion.")
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,9 @@ class Columns:
     """How a row becomes a conversation: from ``messages`` alone, from ``prompt`` and ``completion``, or from ``text``.
 
     input: stands below the prompt, unless blank. system: the system prompt, unless blank. tools: what may be called.
-    sharegpt: whether messages say from and value. named: whether the user named them. unread: columns that mean nothing here.
+    sharegpt: whether messages say from and value. written: of prompt and completion those that are lists of messages written out
+    as text. named: whether the user named them. judged: whether a column ``label`` says if a completion is good. unread: columns
+    that mean nothing here.
     """
 
     messages: str | None = None
@@ -76,7 +87,9 @@ class Columns:
     text: str | None = None
     tools: str | None = None
     sharegpt: bool = field(default=False, compare=False)
+    written: tuple[str, ...] = field(default=(), compare=False)
     named: bool = field(default=False, compare=False)
+    judged: bool = field(default=False, compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -85,13 +98,34 @@ class Columns:
         fields = (self.system, self.messages, self.prompt, self.input, self.completion, self.text, self.tools)
         return tuple(name for name in fields if name)
 
-    def beside(self, there: Sequence[str]) -> "Columns":
-        """With those of these columns that say more: what carries on the prompt, the system prompt, the tools."""
+    def beside(self, rows: Iterable[Row]) -> "Columns":
+        """With those columns of these rows that say more: what carries on the prompt, the system prompt, the tools."""
+        found, seen = self, list(rows)
+        there = dict.fromkeys(column for row in seen for column in row.values)
+        for kind, names in self._saying_more().items():
+            fit = [column for column in there if kind != "input" or are_text(seen, column)]
+            more: dict[str, Any] = {kind: getattr(found, kind) or _first(names, fit, found)}
+            found = replace(found, **more)
+        return found
+
+    def meant_as(self, column: str) -> str | None:
+        """What a column says more by its name: input, system or tools; None if its name means nothing here."""
+        return next((kind for kind, names in self._saying_more().items() if column.lower() in names), None)
+
+    def as_in(self, rows: Sequence[Row]) -> "Columns":
+        """The same columns with what these rows hold in them."""
+        sides = (side for side in (self.prompt, self.completion) if side)
+        return replace(
+            self, sharegpt=self.messages is not None and speaks(rows, self.messages) == "from",
+            written=tuple(side for side in sides if are_written_messages(rows, side)),
+        )  # fmt: skip
+
+    def _saying_more(self) -> dict[str, tuple[str, ...]]:
+        """Names of columns that say more, by what they are read as."""
         if self.text:
-            return self
+            return {}
         carried_on = CARRIED_ON.get(self.prompt.lower(), ()) if self.prompt and not self.named else ()
-        more = replace(self, input=self.input or _first(carried_on, there, self))
-        return replace(more, system=self.system or _first(SYSTEMS, there, more), tools=self.tools or _first(TOOLS, there, more))
+        return {"input": carried_on, "system": SYSTEMS, "tools": TOOLS}
 
     def describe(self) -> str:
         """One line for the user."""
@@ -100,7 +134,8 @@ class Columns:
         elif self.text:
             line = f"plain text from {self.text!r}, every token trained"
         else:
-            line = " + ".join(repr(name) for name in (self.prompt, self.input) if name) + f" → {self.completion!r}"
+            told = {name: repr(name) + " (lists of messages as JSON)" * (name in self.written) for name in self.names}
+            line = " + ".join(told[name] for name in (self.prompt, self.input) if name) + f" → {told[str(self.completion)]}"
         extra = [f", {what} from {name!r}" for what, name in (("system prompt", self.system), ("tools", self.tools)) if name]
         unread = f"; not read: {listed(self.unread)}" if self.unread else ""
         return line + "".join(extra) + unread
@@ -141,8 +176,7 @@ def find_columns(
         found = Columns(messages, prompt, completion, text=text, named=True)
     else:
         found = _found(seen, there, name, format)
-    found = replace(found, system=system, tools=tools).beside(there)
-    found = replace(found, sharegpt=found.messages is not None and _speaks(seen, found.messages) == "from")
+    found = replace(found, system=system, tools=tools).beside(seen).as_in(seen)
     unread = [column for column in there if column not in found.names]
     return replace(found, unread=(*unread, *unread_keys(seen, found.messages)))
 
@@ -177,9 +211,7 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
     }.get(format, [_named_conversations, _pair, _conversations, _text])
     for find in finders:
         if found := find(rows, there):
-            if format == "auto":
-                _refuse_judged(rows, name, found)
-            return found
+            return replace(found, judged=format == "auto" and _are_judged(rows, name, found))
     if format != "auto":
         what = f"{name} ({listed(there)}) has no columns for the format {format}."
         raise ColumnsError(what, {"dataset_format": "auto"}, "Name them, or have them found")
@@ -188,7 +220,7 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
             f"{name} ({listed(there)}) holds preferences, and tunesmith learns answers, not that one is better than another.",
             _chosen(rows, there), "To learn the chosen ones, add",
         )  # fmt: skip
-    if any(keys <= set(there) for keys in MESSAGES):
+    if any(keys <= set(there) and are_speakers(rows, min(keys & {"role", "from"})) for keys in MESSAGES):
         raise DataError(
             f"{name} ({listed(there)}) holds one message a row, and a row is a whole conversation.",
             'Write {"messages": [{"role": …, "content": …}, …]} for each conversation.',
@@ -198,20 +230,21 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
     )
 
 
-def _refuse_judged(rows: Sequence[Row], name: str, found: Columns) -> None:
-    """Raises DataError for completions that are labelled good or bad: the bad ones would be learnt like the good."""
+def _are_judged(rows: Sequence[Row], name: str, found: Columns) -> bool:
+    """Whether completions are labelled, all of these good. Raises ColumnsError if some are bad: they would be learnt alike."""
     labels = {str(row.values.get("label")).lower() for row in rows} - {"none"}
-    if found.completion and labels and labels <= {"true", "false"}:
-        raise DataError(
+    judged = found.completion is not None and bool(labels) and labels <= {"true", "false"}
+    if judged and "false" in labels:
+        raise ColumnsError(
             f"{name} says in 'label' which completions are good and which are bad (as for KTO), and all would be learnt alike.",
-            "Keep the rows whose label is true; or, to learn all of them, "
-            f"add --prompt {shlex.quote(str(found.prompt))} --completion {shlex.quote(found.completion)}.",
-        )
+            {"dataset_format": "prompt_completion"}, "Or, to learn all of them, add", "Keep the rows whose label is true.",
+        )  # fmt: skip
+    return judged
 
 
 def _chosen(rows: Sequence[Row], there: list[str]) -> dict[str, str]:
     """Settings that read the chosen answers; where conversations are chosen, what was asked stands in them again."""
-    asked, first = _first(ASKED, there, Columns()), _first_message(rows, "chosen")
+    asked, first = _first(ASKED, there, Columns()), first_message(rows, "chosen")
     speaker = first.get("role", first.get("from"))
     if first and (not asked or SPEAKERS.get(str(speaker)) != "assistant"):
         return {"messages": "chosen"}
@@ -226,21 +259,14 @@ def _suggested(there: Sequence[str]) -> dict[str, str]:
     return {"prompt": first, "completion": last}
 
 
-def unread_keys(rows: Sequence[Row], column: str | None) -> list[str]:
-    """Keys of messages that nothing is done with, as ``column: key``."""
-    lists = [value for row in rows if column and isinstance(value := in_rows(row.values.get(column)), list)]
-    found = dict.fromkeys(key for value in lists for message in value if isinstance(message, dict) for key in message)
-    return [f"{column}: {key}" for key in found if key not in READ]
-
-
 def _named_conversations(rows: Sequence[Row], there: list[str]) -> Columns | None:
     column = _first(CONVERSATIONS, there, Columns())
-    return Columns(column) if column and (column == "messages" or _speaks(rows, column)) else None
+    return Columns(column) if column and (column == "messages" or speaks(rows, column)) else None
 
 
 def _conversations(rows: Sequence[Row], there: list[str]) -> Columns | None:
     """A column of a usual name, or the only one whose values are lists of messages."""
-    speaking = [column for column in there if _speaks(rows, column)] if not set(there) >= PREFERENCES else []
+    speaking = [column for column in there if speaks(rows, column)] if not set(there) >= PREFERENCES else []
     return _named_conversations(rows, there) or (Columns(speaking[0]) if len(speaking) == 1 else None)
 
 
@@ -261,24 +287,3 @@ def _first(names: Sequence[str], there: Sequence[str], taken: Columns) -> str | 
     """The first of these names that there is, however it is capitalised, and that nothing else is read from."""
     spelled = {column.lower(): column for column in reversed(there) if column not in taken.names}
     return next((spelled[name] for name in names if name in spelled), None)
-
-
-def _speaks(rows: Sequence[Row], column: str) -> str | None:
-    """``role`` or ``from``, if this column holds lists of messages."""
-    first = _first_message(rows, column)
-    return next((key for key in ("role", "from") if key in first), None)
-
-
-def _first_message(rows: Sequence[Row], column: str) -> dict[str, Any]:
-    """What the first value there is in this column begins with, if that is a list of objects or one as JSON; else nothing. Text
-    that begins as a list does and is none, which may be one bad row or a matter of style, leaves it to the next row."""
-    for row in rows:
-        value: Any = row.values.get(column)
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                value = json_of(value, row.where)
-            except RowError:
-                continue
-        if value := in_rows(value):
-            return value[0] if isinstance(value, list) and isinstance(value[0], dict) else {}
-    return {}

@@ -2,9 +2,9 @@
 
 A tokenizer reads ``<|im_end|>`` as a control token wherever it stands, also where a user typed it. So typed ones are *veiled*
 before the chat template sees them: what reads like a control token in the rendered text was then written by the template. A
-text with veiled ones is tokenised by a *twin* of the tokenizer, the same in every part but for the names of its control
+row with veiled ones is tokenised by a *twin* of the tokenizer, the same in every part but for the names of its control
 tokens: the template's own are written by their new names, the typed ones as they were typed, and fall into ordinary tokens
-together with the text around them. Texts without any go to the tokenizer itself.
+together with the text around them. Rows without any go to the tokenizer itself.
 """
 
 import json
@@ -56,11 +56,11 @@ class ControlTokens:
         """Control tokens that are looked for in texts whose letters are made alike first; None if there are none."""
         if self._backend is None or self._backend.normalizer is None:
             return None
-        state = json.loads(self._backend.to_str())
-        steps = state["normalizer"].get("normalizers", [state["normalizer"]])
+        normalizer = json.loads(self._backend.normalizer.__getstate__())
+        steps = normalizer.get("normalizers", [normalizer])
         if all(step["type"] in ("Prepend", "Replace", "Strip") for step in steps):  # spaces alone
             return None
-        names = {token["content"] for token in state["added_tokens"] if token["normalized"]} & set(self.names)
+        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.normalized} & set(self.names)
         return re.compile("|".join(re.escape(self._backend.normalizer.normalize_str(name)) for name in names)) if names else None
 
     def begins(self, text: str) -> bool:

@@ -10,14 +10,14 @@ import numpy as np
 
 from tunesmith.data.bad_rows import BadRowFacts, BadRows, together
 from tunesmith.data.cache import Cache
-from tunesmith.data.columns import find_columns
+from tunesmith.data.columns import LOOKED_AT, Columns, ColumnsError, find_columns
 from tunesmith.data.cutting import cut_and_pack
 from tunesmith.data.examples import Examples, Ints
 from tunesmith.data.formats import Conversation, to_conversations
 from tunesmith.data.mixture import check_used, open_data, times
 from tunesmith.data.packing import PackedRows
 from tunesmith.data.render import Example, Renderer, cut
-from tunesmith.data.sources import is_bundled, load_rows
+from tunesmith.data.sources import Row, is_bundled, load_rows
 from tunesmith.data.stream import ShardFacts, Shards, Stream
 from tunesmith.data.tokenise import Read, Tokenised, digest, tokenise
 from tunesmith.errors import DataError
@@ -171,8 +171,7 @@ def _held_out(
         name, split = (recipe.eval_dataset, "train") if recipe.eval_dataset else (recipe.dataset_name, "test")
         bad = BadRows(recipe.on_bad_row)
         rows = load_rows(name, split, bad=bad)
-        kept = made.columns if set(made.columns.names) <= set(rows[0].values) else find_columns(rows, name)
-        questions = to_conversations(rows, kept, bad)
+        questions = to_conversations(rows, _columns_of(rows, name, made.columns), bad)
         examples = renderer.examples(questions, bad=bad)
         shown = {example.where for example in examples}
         questions = [question for question in questions if question.where in shown]
@@ -185,6 +184,16 @@ def _held_out(
     rest = open_data(recipe, BadRows(recipe.on_bad_row)).conversations
     found = islice((conversation for conversation in rest if conversation.where in wanted), len(wanted))
     return [made.examples[int(i)] for i in places], list(found), ()
+
+
+def _columns_of(rows: Sequence[Row], name: str, trained: Columns) -> Columns:
+    """Columns of held-out rows: as those that are trained on are read, where they have these. Raises DataError."""
+    if set(trained.names) <= set(rows[0].values):
+        return trained.as_in(rows[:LOOKED_AT])
+    try:
+        return find_columns(rows, name)
+    except ColumnsError as error:
+        raise error.without_settings("the data that are trained on") from error
 
 
 def asides_of(name: str, split: str = "train") -> tuple[str, ...]:

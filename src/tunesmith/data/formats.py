@@ -1,28 +1,24 @@
 """Rows to conversations, and whether each row is something that can be trained on."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from shlex import quote
 from typing import Any
 
 from tunesmith.data.bad_rows import OnBadRow, refuse
 from tunesmith.data.columns import PAIRS, Columns, find_columns
-from tunesmith.data.conversation import DOCUMENT, ROLES, Conversation, Message
-from tunesmith.data.messages import messages_of
+from tunesmith.data.conversation import DOCUMENT, Conversation, Message
+from tunesmith.data.messages import in_rows, messages_of
 from tunesmith.data.row import Row
 from tunesmith.data.text import kind_of, listed, text_of
-from tunesmith.data.tool_calls import tools_of
+from tunesmith.data.tool_calls import json_of, tools_of
+from tunesmith.data.values import begins_as_messages
 from tunesmith.errors import RowError
 
 __all__ = ["PAIRS", "Columns", "Conversation", "Message", "conversations", "find_columns", "to_conversations"]
 
-MESSAGES_AS_TEXT = (
-    re.compile(r"\A\s*\[\s*\{"),
-    re.compile(rf"[{{,]\s*['\"]role['\"]\s*:\s*['\"](?:{'|'.join(ROLES)})['\"]"),
-    re.compile(r"[{,]\s*['\"]content['\"]\s*:"),
-)
-"""What a list of messages has in it as text, be it JSON or as Python prints it."""
+Tell = Callable[[str], None]
+"""Told what the user should know of the rows."""
 
 
 def to_conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse) -> list[Conversation]:
@@ -30,18 +26,23 @@ def to_conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refu
     return list(conversations(rows, columns, bad))
 
 
-def conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse) -> Iterator[Conversation]:
+def conversations(
+    rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse, tell: Tell = lambda line: None
+) -> Iterator[Conversation]:
     """One conversation a row, one after another.
 
     Args:
         bad: told of a row that has no assistant text, an unknown role, or content that is not text; by default it raises
-            RowError, with file, line and the number of the message.
+            RowError, with file, line and the number of the message. tell: told of columns that only later rows have.
     """
     known = {*columns.names, *columns.unread}
     for row in rows:
         if not known >= row.values.keys():  # the first rows had no system prompt, say, and later ones do
-            columns = columns.beside([column for column in row.values if column not in known])
-            known.update(row.values)
+            late = {column: value for column, value in row.values.items() if column not in known}
+            columns = columns.beside([Row(late, row.where)])
+            known.update(late)
+            for note in _of_late(late, columns, row.where):
+                tell(note)
         try:
             made = _conversation(row, columns)
         except RowError as error:
@@ -50,9 +51,24 @@ def conversations(rows: Iterable[Row], columns: Columns, bad: OnBadRow = refuse)
         yield made
 
 
+def _of_late(late: Iterable[str], columns: Columns, where: str) -> Iterator[str]:
+    """What became of columns that the first rows did not have, as far as their names say that they are to be read."""
+    for column in late:
+        if column in columns.names:
+            yield f"{column!r} first stands in {where}, and is read from there on"
+        elif kind := columns.meant_as(column):
+            instead = getattr(columns, kind)
+            yield f"{column!r} first stands in {where}, and is not read: {f'{instead!r} is' if instead else 'it is no text'}"
+
+
 def _conversation(row: Row, columns: Columns) -> Conversation:
     if columns.text:
         return _document(row, columns.text)
+    if columns.judged and str(row.values.get("label")).lower() == "false":
+        raise RowError(
+            f"{row.where} says in 'label' that its completion is bad (as for KTO), and it would be learnt like the good ones.",
+            "Remove the row; or, to learn all of them, add --dataset-format prompt_completion.",
+        )
     prompt: list[Message] = []
     if columns.messages:
         said = messages_of(_cell(row, columns.messages), row.where, columns.messages)
@@ -70,7 +86,7 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
 
 def _pair(row: Row, columns: Columns) -> tuple[list[Message], list[Message]]:
     """Prompt and completion. What the assistant said within a prompt is asked about, not learnt. Raises RowError."""
-    prompt, completion = _prompt(row, columns), _side(row, columns.completion, "assistant")
+    prompt, completion = _prompt(row, columns), _side(row, columns, columns.completion, "assistant")
     if completion != prompt and completion[: len(prompt)] == prompt:
         raise RowError(
             f"{row.where}: {columns.completion!r} begins with the prompt, which would be asked twice.",
@@ -102,7 +118,7 @@ def _system(row: Row, column: str | None, messages: list[Message]) -> list[Messa
 
 
 def _prompt(row: Row, columns: Columns) -> list[Message]:
-    messages = _side(row, columns.prompt, "user")
+    messages = _side(row, columns, columns.prompt, "user")
     extra = row.values.get(columns.input) if columns.input else None
     if _is_blank(extra):
         return messages
@@ -110,7 +126,7 @@ def _prompt(row: Row, columns: Columns) -> list[Message]:
     if not isinstance(extra, str):
         raise RowError(
             f"{where} is {kind_of(extra)}, not text.",
-            f"Give it text; or, to leave it out, add --prompt {quote(str(columns.prompt))} "
+            f"Give it text; or, to leave the column out, add --prompt {quote(str(columns.prompt))} "
             f"--completion {quote(str(columns.completion))}.",
         )
     asked = messages[-1].content
@@ -122,13 +138,22 @@ def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _side(row: Row, column: str | None, role: str) -> list[Message]:
-    """A prompt or completion: text, or (as trl has it) a list of messages, or such a list as JSON, which is all csv can hold."""
-    value = _cell(row, column)
-    written = isinstance(value, str) and all(sign.search(value) for sign in MESSAGES_AS_TEXT)
-    if written or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
-        return messages_of(value, row.where, str(column))
-    return [Message(role, text_of(value, f"{row.where}, column {column!r}"))]
+def _side(row: Row, columns: Columns, column: str | None, role: str) -> list[Message]:
+    """A prompt or completion: text, or (as trl has it) a list of messages, or such a list written out in a column of these."""
+    value, where = _cell(row, column), f"{row.where}, column {column!r}"
+    if isinstance(value, str) and column in columns.written and begins_as_messages(value):
+        value = json_of(value, f"{row.where}: {column!r}")
+    value = in_rows(value)
+    if not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
+        return [Message(role, text_of(value, where))]
+    messages = messages_of(value, row.where, str(column))
+    marked = [number for number, item in enumerate(value, 1) if item.get("train") or item.get("weight")]
+    if marked and column == columns.prompt:
+        raise RowError(
+            f"{where}, message {marked[0]} is marked to be trained, and what the assistant said within a prompt is not.",
+            "Write all messages into one column and read it with --messages, or remove the mark.",
+        )
+    return messages
 
 
 def _cell(row: Row, column: str | None) -> Any:

@@ -19,7 +19,7 @@ CALLERS = ("function_call", "tool_call")
 """Speakers whose text is a call, as JSON."""
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-KEPT = {"assistant": ("name", *THOUGHTS), "tool": ("name", "tool_call_id")}
+KEPT = {"system": ("name",), "user": ("name",), "assistant": ("name", *THOUGHTS), "tool": ("name", "tool_call_id")}
 """Fields of a message that chat templates read, by role."""
 READ = frozenset(
     ("role", "content", "from", "value", "tool_calls", "function_call", "train", "weight", "name", "tool_call_id", *THOUGHTS)
@@ -73,7 +73,7 @@ def _message(item: Any, where: str) -> Message:
             f"{where}: role {role!r} is not one of {', '.join(ROLES)}{'' if meant else nearest(str(role), ROLES)}.",
             f"Rename it to {meant}." if meant else "Rename the role.",
         )
-    more: dict[str, Any] = {key: text_of(item[key], f"{where}, {key}") for key in KEPT.get(role, ()) if item.get(key) is not None}
+    more: dict[str, Any] = {key: text_of(item[key], f"{where}, {key}") for key in KEPT[role] if item.get(key) is not None}
     if item.get("function_call"):
         raise RowError(f"{where} has a function_call, which no chat template reads.", 'Write "tool_calls": [{"function": …}].')
     calls = calls_of(item.get("tool_calls"), f"{where}, tool_calls")

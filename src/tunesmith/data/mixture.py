@@ -46,8 +46,9 @@ class Part:
         rows = iter_rows(self.name, self.split, self.config, limit, bad)
         seen = list(islice(rows, LOOKED_AT))
         columns = find_columns(seen, self.name, **self.named)
-        made = self._weighted(conversations(chain(seen, rows), columns, bad))
-        return OpenPart(self, columns, made, tuple(left_out(self.name, self.split)))
+        told: list[str] = []
+        made = self._weighted(conversations(chain(seen, rows), columns, bad, told.append))
+        return OpenPart(self, columns, made, tuple(left_out(self.name, self.split)), told)
 
     def _weighted(self, made: Iterator[Conversation]) -> Iterator[Conversation]:
         return made if self.weight == 1 else (replace(conversation, weight=self.weight) for conversation in made)
@@ -55,12 +56,14 @@ class Part:
 
 @dataclass(frozen=True)
 class OpenPart:
-    """A data set whose columns are known, and its conversations, to be read once. left_out: what else its folder holds."""
+    """A data set whose columns are known, and its conversations, to be read once. left_out: what else its folder holds. told: what
+    the user should know of the rows read so far."""
 
     part: Part
     columns: Columns
     conversations: Iterator[Conversation]
     left_out: tuple[str, ...] = ()
+    told: Sequence[str] = ()
 
     def describe(self) -> str:
         """How rows are read, and which files are not, in one line."""
@@ -103,6 +106,11 @@ class Opened:
     @property
     def conversations(self) -> Iterator[Conversation]:
         return chain.from_iterable(part.conversations for part in self.parts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the rows read so far."""
+        return tuple(chain.from_iterable(part.told for part in self.parts))
 
     def describe(self) -> str:
         """How rows are read, in one line."""

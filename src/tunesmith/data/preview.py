@@ -15,6 +15,7 @@ from tunesmith.data.dataset import Dataset, prepare
 from tunesmith.data.findings import Finding, Watch, find, said, system_prompts
 from tunesmith.data.lengths import Cut, Lengths, cut_of, lengths_of
 from tunesmith.data.loader import Loader, computed_tokens, default_batch_size
+from tunesmith.data.mixture import names_of
 from tunesmith.data.pieces import Piece, pieces_of
 from tunesmith.data.reading import Overheard, Reading, read
 from tunesmith.data.render import Example, Renderer
@@ -293,7 +294,7 @@ def _mending(
     recipe: Recipe, problem: DataError | ModelError, damage: str, cut: Cut | None, longer: dict[str, str | int]
 ) -> dict[str, str | int]:
     """Settings with which the preparation would not refuse, as far as settings can do it."""
-    if isinstance(problem, ColumnsError):
-        return {} if recipe.datasets else {**problem.settings}  # those of a mixture stand in its own entries
+    if isinstance(problem, ColumnsError):  # those of a mixture stand in its own entries, and several files need not have the same
+        return {} if recipe.datasets or len(names_of(recipe.dataset_name)) > 1 else {**problem.certain}
     settings: dict[str, str | int] = longer if cut and cut.whole_answers == cut.of_rows else {}
     return {**settings, "on_bad_row": "skip"} if isinstance(problem, RowError) and cut and not damage else settings

@@ -63,7 +63,7 @@ class Renderer:
         self._header = find_own_header(tokenizer, special)
         self.controls = ControlTokens(tokenizer, find_turn_tokens(tokenizer, special))
         self._splicer = Splicer(self.controls.encode, self.controls.starts, self._probes())
-        self.spelled, self.ended, self.formatted, self.unknown = Tally(), Tally(), Tally(), Tally()
+        self._asked, self.spelled, self.ended, self.formatted, self.unknown = (Tally() for _ in range(5))
         begun = tokenizer("a")["input_ids"][:1]
         self._bos = begun if begun == [tokenizer.bos_token_id] else []
         self.unknown_id = None if tokenizer.unk_token_id in self.stop_token_ids else tokenizer.unk_token_id
@@ -78,7 +78,7 @@ class Renderer:
         header = f"the chat template has no generation prompt: the model learns to write {self._header!r} before each answer"
         unknown = self.tokenizer.unk_token
         told = (
-            (len(self._header), header),
+            (len(self._header) * self._asked.count, header),
             (self.spelled.count, f"control tokens of this model are spelled out in {self.spelled}: they stay text"),
             (self.ended.count, f"answers end with a spelled-out stop token in {self.ended}: take it out, one is added to each"),
             (self.unknown.count, f"this vocabulary has no tokens for characters in {self.unknown}: {unknown} is learnt for them"),
@@ -148,6 +148,7 @@ class Renderer:
         """One draft, or more if the template rewrites earlier turns. Raises RowError."""
         if conversation.is_document:
             return [self._document(conversation)]
+        self._asked.add(conversation.where)
         where, marked = conversation.where, conversation.as_dicts()
         mark = self._mark(marked, conversation.tools, where)
         if mark is not None:

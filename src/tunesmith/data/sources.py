@@ -210,9 +210,9 @@ def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[R
         dataset: Any = load_dataset(repo, config, split=split, revision=revision or None)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        near = nearest(name, [*BUNDLED_COLUMNS, *_siblings(Path(name))])
+        meant = nearest(Path(repo).name, [*BUNDLED_COLUMNS, *_siblings(Path(repo))])
         raise DataError(
-            f"{name}{near} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
+            f"{name}{meant} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
             f"could not give it: {reason}",
             "Check the name and the split, or give a path.",
         ) from error

@@ -23,8 +23,8 @@ PROBE_CALL = {
     "tool_calls": [{"id": "call00000", "type": "function", "function": {"name": PROBE_NAME, "arguments": {"near": PROBE_VALUE}}}],
 }
 OWN_EOS = "Choose another template with --chat-template, such as zephyr, which ends answers with any model's own EOS."
-FOREIGN = re.compile(r"</?[|｜]?\w+[|｜]?>")
-"""What reads like a control token."""
+FOREIGN = re.compile(r"<[|｜][^\s<>]+[|｜]>|</s>|<eos>|<end_of_turn>")
+"""Control tokens by their form, and ends of turns that have a plain one: a model's own template may well write ``</answer>``."""
 ASKED = {"role": "user", "content": "a"}
 
 
@@ -97,10 +97,11 @@ def find_stop(tokenizer: Any, special: set[int]) -> tuple[int, str, str]:
 
 def _check_end(tokenizer: Any, ended: str) -> None:
     """Raises ModelError if what stands between an answer and its stop token is a control token of other models."""
-    foreign = FOREIGN.search(ended)
-    if foreign and foreign[0] not in tokenizer.get_added_vocab():
+    vocabulary = tokenizer.get_vocab()
+    foreign = next((name for name in FOREIGN.findall(ended) if name not in vocabulary), None)
+    if foreign:
         raise ModelError(
-            f"The chat template ends an answer with {foreign[0]!r}, which is no token of this model but text that it would write.",
+            f"The chat template ends an answer with {foreign!r}, which is no token of this model but text that it would write.",
             OWN_EOS,
         )
 

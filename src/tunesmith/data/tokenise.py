@@ -97,9 +97,9 @@ def kept(cache: Cache | None, key: str | None) -> Tokenised | None:
     if found is None:
         return None
     examples, facts = found
-    columns = Columns(**{**facts["columns"], "unread": tuple(facts["columns"]["unread"])})
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["columns"].items()}
     bad = BadRowFacts(facts["bad"]["count"], tuple(facts["bad"]["reasons"]))
-    return Tokenised(examples, columns, facts["read_as"], bad, tuple(facts["notes"]), facts["read"])
+    return Tokenised(examples, Columns(**fields), facts["read_as"], bad, tuple(facts["notes"]), facts["read"])
 
 
 def keep(cache: Cache | None, key: str | None, made: Tokenised) -> None:
@@ -135,7 +135,8 @@ class Tokeniser:
                         self.renderer.unknown.add(example.where)
                 done += len(some)
         made = Tokenised(builder.examples(), self.opened.columns, self.opened.describe(), self.bad.taken(), read=done)
-        return dataclasses.replace(made, notes=self.renderer.notes(made.conversations, len(made.examples)))
+        notes = self.renderer.notes(made.conversations, len(made.examples))
+        return dataclasses.replace(made, notes=(*self.opened.notes, *notes))
 
 
 def up_to(conversations: Iterator[Conversation], rows: int, characters: int) -> Iterator[Conversation]:

@@ -1,5 +1,6 @@
 """A Modelfile for Ollama: the file, the template it was trained with, where answers end and how their tokens are chosen."""
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,11 @@ TURNS = {
     ),
 }
 """Templates of turns that are all alike, which Ollama's own language can say: a turn, and what comes before an answer."""
-CHOICE = (
-    "# As `tunesmith chat` answers. Ollama's own are temperature 0.8, and repeat_penalty 1.1, which shuns the words of the prompt.",
-    "PARAMETER temperature 0",
-    "PARAMETER repeat_penalty 1",
-)
+CHOICE = ("PARAMETER temperature 0", "PARAMETER repeat_penalty 1")
 """Defaults that its users can change, in the file or in a request."""
+WHY = (
+    "# As `tunesmith chat` answers. Ollama's own are temperature 0.8, and repeat_penalty 1.1, which shuns the words of the prompt."
+)
 Render = Callable[[list[dict[str, Any]]], str]
 
 
@@ -37,8 +37,14 @@ def modelfile(model: str, render: Render, bos: str, stops: list[str]) -> str:
         lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{go}{{{{ end }}}}{before_answer}"""')
         if system:
             lines.append(f'SYSTEM """{system}"""')
-    lines += [*(f'PARAMETER stop "{stop}"' for stop in stops), *CHOICE]
+    lines += [*(f'PARAMETER stop "{stop}"' for stop in stops), WHY, *CHOICE]
     return "\n".join(lines) + "\n"
+
+
+def modelfile_command(model: str, adapter: str | None = None) -> str:
+    """The line for a shell that writes a Modelfile over files of these names, which leaves template and stops to what they hold."""
+    lines = [f"FROM ./{model}", *([f"ADAPTER ./{adapter}"] if adapter else []), *CHOICE]
+    return shlex.join(["printf", r"%s\n", *lines]) + " > Modelfile"
 
 
 def _template(render: Render, bos: str) -> tuple[str, str, str] | None:

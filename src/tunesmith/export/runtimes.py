@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import AdapterError
 from tunesmith.export.families import ARCHITECTURES, WHOLE
+from tunesmith.export.ollama import modelfile_command
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank can be."""
@@ -133,7 +134,7 @@ def _ollama(adapter: Shipped) -> Runtime:
     if lacks:
         return Runtime("Ollama", False, f"{listed(lacks)}; {_whole_model(adapter)}", ())
     made = f"tunesmith export {_here(adapter)} {file} --type adapter"
-    written = f"printf 'FROM ./BASE.gguf\\nADAPTER ./%s\\n' {file} > Modelfile"
+    written = modelfile_command("BASE.gguf", f"{adapter.name}.gguf")
     return Runtime("Ollama", True, "over a GGUF file of the base", (*get, made, written, created))
 
 

@@ -105,7 +105,7 @@ def compare(
     told("losses", 0, 2)
     known = _losses_of_rows(renderer, rows, losses, limit, told)
     shown = _answerable(session, [row for row in rows if row.where in known], answers, limit)
-    compared = _compared(session, shown, known, asides, limit, seconds, told)
+    compared = _compared(session, shown, known, asides, seconds, told)
     notes = _notes(rows, known, shown, compared)
     measures = _measures(list(known.values()), compared)
     text = _general_text(session, losses, limit)
@@ -177,16 +177,14 @@ def _answerable(session: Session, rows: Sequence[Conversation], most: int | None
 
 
 def _compared(
-    session: Session, asked: Sequence[_Asked], known: dict[str, _Loss], asides: Sequence[str], limit: int, seconds: float,
-    told: Told,
-) -> list[ComparedRow]:  # fmt: skip
+    session: Session, asked: Sequence[_Asked], known: dict[str, _Loss], asides: Sequence[str], seconds: float, told: Told
+) -> list[ComparedRow]:
     """Both answers of every row, as far as the time goes."""
     if not asked:
         return []
     expected = [one.row.messages[-1].content for one in asked]
     longest = max(len(session.renderer.tokenizer(text)["input_ids"]) for text in expected)
-    room = limit - max(len(one.prompt) for one in asked)
-    sampling = Sampling(max_new_tokens=max(1, min(LONGEST, 2 * longest, room)))
+    sampling = Sampling(max_new_tokens=max(1, min(LONGEST, 2 * longest)))
     start, compared, at = time.monotonic(), list[ComparedRow](), 0
     while at < len(asked) and (not at or time.monotonic() - start < seconds):
         some = asked[at : at + (len(asked) if math.isinf(seconds) else TOGETHER if at else FIRST)]
@@ -205,7 +203,7 @@ def _compared(
 
 def _generate(session: Session, prompts: Sequence[list[int]], sampling: Sampling, base: bool) -> list[list[int]]:
     pad = session.renderer.tokenizer.pad_token_id
-    return generate(session.model, prompts, session.stop_ids, pad, sampling, base=base)
+    return generate(session.model, prompts, session.stop_ids, pad, sampling, context=session.context, base=base)
 
 
 def _text(session: Session, ids: Sequence[int]) -> str:

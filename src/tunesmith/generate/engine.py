@@ -37,6 +37,7 @@ def generate(
         model.eval()
     try:
         longest = max(map(len, prompts)) + sampling.max_new_tokens
+        longest = longest if context is None else min(longest, context)
         slots = min(len(prompts), _together(model, longest))
         return Decoder(model, stop_ids, pad_id, slots, context=context, base=base).answer(prompts, sampling)
     finally:

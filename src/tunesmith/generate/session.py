@@ -71,12 +71,15 @@ class Session:
 
     def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
         prompt = self.renderer.prompt_ids(messages)
-        if len(prompt) >= self.context:
-            raise DataError(
-                f"The messages are {len(prompt):,} tokens, and this model sees {self.context:,}, its answer included.",
-                "Shorten them, or leave earlier turns out.",
-            )
+        room_for(len(prompt), self.context)
         return prompt
+
+
+def room_for(prompt: int, context: int, fix: str = "Shorten them, or leave earlier turns out.") -> int:
+    """Tokens left for the answer to messages of so many. Raises DataError, with this ``fix``, if there are none."""
+    if prompt >= context:
+        raise DataError(f"The messages are {prompt:,} tokens, and this model sees {context:,}, its answer included.", fix)
+    return context - prompt
 
 
 def _pieces(tokens: Iterator[int], text: TextStream) -> Iterator[str]:
@@ -104,5 +107,5 @@ def conversations(session: Session, new_tokens: int = 16) -> list[list[int]]:
     """Token ids of a few fixed questions with the beginning of this model's own answers, to compare models on."""
     prompts = [session.renderer.prompt_ids([{"role": "user", "content": text}]) for text in QUESTIONS]
     pad = session.renderer.tokenizer.pad_token_id
-    answers = generate(session.model, prompts, session.stop_ids, pad, Sampling(max_new_tokens=new_tokens))
+    answers = generate(session.model, prompts, session.stop_ids, pad, Sampling(max_new_tokens=new_tokens), context=session.context)
     return [prompt + answer for prompt, answer in zip(prompts, answers)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tunesmith.base.catalog import ModelSource
-from tunesmith.base.context import positions_of, read_config
+from tunesmith.base.context import causal_config, positions_of
 from tunesmith.base.load import decoder_linears, model_error
 from tunesmith.recipe import Recipe
 
@@ -52,7 +52,7 @@ def shape_of(source: ModelSource) -> Shape:
     Raises:
         ModelError: there is no such model or its config cannot be read.
     """
-    config = read_config(source)
+    config = causal_config(source)
     try:
         return shape_of_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

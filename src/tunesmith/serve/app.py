@@ -158,10 +158,11 @@ def _explained(error: RequestValidationError) -> RefusalError:
     named = [str(part) for part in loc[:-1] if not (isinstance(part, str) and ("[" in part or "-" in part or part == "str"))]
     param = ".".join([*named, *(str(part) for part in loc[-1:] if "[" not in str(part) and part not in ("str", "constrained-str"))])
     if kind == "extra_forbidden":
-        meant = nearest(param, ChatRequest.model_fields)
+        meant = "" if "." in param else nearest(param, ChatRequest.model_fields)
         return RefusalError(400, f"There is no field {param!r}{meant}.", param=param, code="unknown_field")
-    if param in NOT_HERE:
-        return RefusalError(400, f"{param}: {NOT_HERE[param]}. Leave it out.", param=param, code="wrong_value")
+    if param in NOT_HERE and kind != "missing" and not kind.endswith("_type"):
+        field = param.partition(".")[0]
+        return RefusalError(400, f"{param}: {NOT_HERE[param]}. Leave {field} out.", param=param, code="wrong_value")
     what = worst["msg"].removeprefix("Value error, ")
     if not param and ": " in what:
         param = what.partition(": ")[0]

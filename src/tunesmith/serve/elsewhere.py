@@ -6,6 +6,7 @@ from pathlib import Path
 from tunesmith.api import load
 from tunesmith.base.catalog import gguf_file
 from tunesmith.export.hub_card import shipped_of
+from tunesmith.export.ollama import modelfile_command
 from tunesmith.export.runtimes import VLLM_RANKS, listed, not_for_vllm, rank_of, read_config, vllm_told
 from tunesmith.open_run import recipe_of
 
@@ -81,7 +82,7 @@ def _exported(folder: Path, file: str, ollama: bool) -> list[str]:
         shlex.join(["tunesmith", "merge", str(folder), merged]),
         shlex.join(["python", "llama.cpp/convert_hf_to_gguf.py", merged, "--outfile", file]),
     ]
-    return [*lines, f"echo 'FROM ./{file}' > Modelfile"] if ollama else lines
+    return [*lines, modelfile_command(file)] if ollama else lines
 
 
 def _is_4bit(folder: Path) -> bool:

@@ -11,9 +11,9 @@ from tunesmith.data.messages import messages_of
 from tunesmith.data.render import Renderer
 from tunesmith.data.template import ASKED, PROBE_NAME, PROBE_TOOL, render_text
 from tunesmith.data.tool_calls import tools_of
-from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.errors import DataError, ModelError, TunesmithError
 from tunesmith.generate.engine import Sampling
-from tunesmith.generate.session import Session
+from tunesmith.generate.session import Session, room_for
 from tunesmith.serve.answer import Answer, Ask
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.metrics import Metrics
@@ -132,12 +132,10 @@ class Service:
             self._rendering.release()
 
     def _sampling(self, request: ChatRequest, prompt: int) -> Sampling:
-        room = self.context - prompt
-        if room < 1:
-            raise RefusalError(
-                400, f"The messages are {prompt:,} tokens, and this model sees {self.context:,}, its answer included.",
-                param="messages", code="context_length_exceeded",
-            )  # fmt: skip
+        try:
+            room = room_for(prompt, self.context)
+        except DataError as error:
+            raise RefusalError(400, str(error), param="messages", code="context_length_exceeded") from error
         asked = request.max_completion_tokens or request.max_tokens
         most = min(room, self.limits.answer)
         if asked is not None and asked > most:

@@ -164,4 +164,4 @@ def _say(line: str) -> None:
 def decoders(session: Any, slots: int) -> Callable[[bool], Decoder]:
     """What a worker makes its decoders with."""
     pad = session.renderer.tokenizer.pad_token_id
-    return lambda base: Decoder(session.model, session.stop_ids, pad, slots, base=base)
+    return lambda base: Decoder(session.model, session.stop_ids, pad, slots, context=session.context, base=base)

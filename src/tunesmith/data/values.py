@@ -1,0 +1,71 @@
+"""What the values of a column are: text, lists of messages, or such lists written out as text."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tunesmith.data.messages import READ, SPEAKERS, in_rows
+from tunesmith.data.row import Row
+from tunesmith.data.tool_calls import json_of
+from tunesmith.errors import RowError
+
+SPEAKER = rf"['\"](?:{'|'.join(SPEAKERS)})['\"]"
+WRITTEN = tuple(
+    (re.compile(rf"\A\s*{begin}"), re.compile(rf"[{{,]\s*['\"]{who}['\"]\s*:\s*{item}{SPEAKER}"),
+     re.compile(rf"[{{,]\s*['\"]{what}['\"]\s*:"))
+    for begin, item in ((r"\[\s*\{", ""), (r"\{", r"\[\s*"))
+    for who, what in (("role", "content"), ("from", "value"))
+)  # fmt: skip
+"""What a list of messages, or an object of lists, has in it as text, be it JSON or as Python prints it."""
+
+
+def are_text(rows: Iterable[Row], column: str) -> bool:
+    """Whether the first value there is in this column is text, or there is none yet."""
+    return isinstance(next((v for row in rows if (v := row.values.get(column)) is not None), ""), str)
+
+
+def are_written_messages(rows: Iterable[Row], column: str) -> bool:
+    """Whether most texts of this column are lists of messages: it is all csv can hold. Of single ones nobody knows whether the text
+    itself is meant (an answer to "Write a chat as JSON")."""
+    texts = [value for row in rows if isinstance(value := row.values.get(column), str) and value.strip()]
+    begun = [text for text in texts if begins_as_messages(text)]
+    return 2 * len(begun) > len(texts) and any(text.rstrip().endswith(("]", "}")) for text in begun)
+
+
+def begins_as_messages(text: str) -> bool:
+    """Whether a text begins as a list of messages does that is written out, whole or not."""
+    return any(all(sign.search(text) for sign in signs) for signs in WRITTEN)
+
+
+def unread_keys(rows: Sequence[Row], column: str | None) -> list[str]:
+    """Keys of messages that nothing is done with, as ``column: key``."""
+    lists = [value for row in rows if column and isinstance(value := in_rows(row.values.get(column)), list)]
+    found = dict.fromkeys(key for value in lists for message in value if isinstance(message, dict) for key in message)
+    return [f"{column}: {key}" for key in found if key not in READ]
+
+
+def speaks(rows: Sequence[Row], column: str) -> str | None:
+    """``role`` or ``from``, if this column holds lists of messages."""
+    first = first_message(rows, column)
+    return next((key for key in ("role", "from") if key in first), None)
+
+
+def first_message(rows: Sequence[Row], column: str) -> dict[str, Any]:
+    """What the first value there is in this column begins with, if that is a list of objects or one as JSON; else nothing. Text
+    that begins as a list does and is none, which may be one bad row or a matter of style, leaves it to the next row."""
+    for row in rows:
+        value: Any = row.values.get(column)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                value = json_of(value, row.where)
+            except RowError:
+                continue
+        if value := in_rows(value):
+            return value[0] if isinstance(value, list) and isinstance(value[0], dict) else {}
+    return {}
+
+
+def are_speakers(rows: Sequence[Row], column: str) -> bool:
+    """Whether this column says who speaks, in every row that says anything in it."""
+    named = [value for row in rows if (value := row.values.get(column)) is not None]
+    return bool(named) and all(isinstance(name, str) and name in SPEAKERS for name in named)
