@@ -204,9 +204,13 @@ def make_folder(folder: Path, layers: int) -> dict[str, Any]:
 
     start = time.perf_counter()
     torch.manual_seed(0)
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device(_device()):
-        model = Phi3ForCausalLM(Phi3Config(num_hidden_layers=layers, **SHAPE))
+    try:
+        with torch.device(_device()):
+            model = Phi3ForCausalLM(Phi3Config(num_hidden_layers=layers, **SHAPE))
+    finally:
+        torch.set_default_dtype(before)  # who goes on in this process may compute in fp32
     made = folder.with_name(folder.name + ".making")
     shutil.rmtree(made, ignore_errors=True)
     model.save_pretrained(made, max_shard_size="4GB")
