@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunesmith.base.adapter import attach
 from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.load import (
     _check_quantised,
@@ -44,6 +45,28 @@ def change_config(folder: Path, **values: Any) -> None:
 
 
 # ---- device and type
+
+
+def test_a_process_that_has_bf16_by_default_gets_the_same_model_and_adapter(tiny_model_folder: Path) -> None:
+    """NF4's levels are a table of bitsandbytes', and an adapter is drawn, in torch's default type."""
+
+    def made() -> dict[str, torch.Tensor]:
+        recipe = Recipe.of({"device": "cpu", "cache_base": False})
+        tensors = dict(attach(load(tiny_model_folder, cache_base=False), recipe, "x", None).state_dict())
+        assert any(name.endswith(".quant_map") for name in tensors)
+        return tensors
+
+    expected = made()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = made()
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert got.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert got[name].dtype == tensor.dtype, name
+        assert torch.equal(got[name], tensor), name
 
 
 def test_a_cpu_computes_in_float32_and_says_why() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tunesmith.base.adapter_config import rank_of, read_adapter_config
+from tunesmith.base.default_dtype import fp32_by_default
 from tunesmith.base.linear import CUSTOM_MODULES
 from tunesmith.base.load import decoder_linears
 from tunesmith.errors import AdapterError, nearest
@@ -44,6 +45,7 @@ def target_names(model: Any, wanted: str | list[str]) -> list[str]:
     return list(wanted)
 
 
+@fp32_by_default()
 def attach(model: Any, recipe: Recipe, base: str, revision: str | None) -> Any:
     """The model with a fresh adapter, a ``PeftModel``. The seed is set before the adapter is drawn.
 
@@ -77,6 +79,7 @@ def attach(model: Any, recipe: Recipe, base: str, revision: str | None) -> Any:
     return peft_model
 
 
+@fp32_by_default()
 def open_adapter(model: Any, folder: Path) -> Any:
     """The model with the adapter of a folder, saved by anyone's peft.
 

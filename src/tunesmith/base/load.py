@@ -13,6 +13,7 @@ import bitsandbytes as bnb
 import torch
 
 from tunesmith.base.catalog import ModelSource
+from tunesmith.base.default_dtype import fp32_by_default
 from tunesmith.base.hub_model import not_given
 from tunesmith.base.quantised import copy_of, store
 from tunesmith.base.stream import stream_layers
@@ -60,6 +61,7 @@ def _cpu_has_bf16() -> bool:
     return "AMX" in capabilities or bool(torch.cpu._is_avx512_bf16_supported())
 
 
+@fp32_by_default()
 def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any:
     """The frozen base model on its device, in eval mode.
 
