@@ -63,12 +63,9 @@ def run(arguments: list[str]) -> int:
 
 def _next(settings: list[str], verdict: "Verdict") -> str:
     """The command to type next: with the settings that mend it if there are any, to train if it is good then."""
-    from tunesmith.cli.preview_words import mending
-
-    mend = mending(verdict)
-    for name, value in mend.items():
+    for name, value in verdict.settings.items():
         settings = _with(settings, name, str(value))
-    trains = verdict.word != "will not train" or "on_bad_row" in mend
+    trains = verdict.word != "will not train" or "on_bad_row" in verdict.settings
     return shlex.join(["tunesmith", "train" if trains else "preview", *settings])
 
 

@@ -1,7 +1,6 @@
 """A preview's numbers in words, the same on a terminal and on the page."""
 
 from tunesmith.cli.visible import on_one_line
-from tunesmith.data.columns import WHICH
 from tunesmith.data.findings import Finding
 from tunesmith.data.lengths import Cut
 from tunesmith.data.preview import MEASURED, WILL_NOT, Packing, Prefix, Preview, Verdict
@@ -46,12 +45,7 @@ def lengths_line(seen: Preview) -> str:
 
 def before_command(verdict: Verdict) -> str:
     """What stands before the command to type next: whether it mends what is wrong, or comes after it."""
-    return "When that is mended" if verdict.word == WILL_NOT and not mending(verdict) else "Next"
-
-
-def mending(verdict: Verdict) -> dict[str, str | int]:
-    """The settings that mend it: none if one of them is only the place for a name that the user has to choose."""
-    return {} if WHICH in verdict.settings.values() else verdict.settings
+    return "When that is mended" if verdict.word == WILL_NOT and not verdict.settings else "Next"
 
 
 def place(where: str) -> str:
