@@ -59,6 +59,8 @@ def _serve(options: argparse.Namespace) -> None:
             serve_app(make_app(service, key, anywhere), claimed, limits, service.worker.stop)
         except Terminated:
             console.print("Stopped.")
+        finally:
+            service.worker.close()  # after a second Ctrl-C it lives still, and a thread within torch aborts a Python that ends
 
 
 def _parser() -> argparse.ArgumentParser:
