@@ -308,12 +308,18 @@ def test_an_answer_ends_at_max_new_tokens_and_says_how_to_get_all_of_it(chat: Ch
     assert not chat.turns[0].whole
 
 
-def test_no_longer_answer_is_advised_than_there_is_room_for(chat: Chat) -> None:
-    chat.sampling = Sampling(max_new_tokens=3)
+def asked_near_the_end(chat: Chat) -> Asked:
+    """A question after which the model sees a few tokens more, answered."""
     length = len(chat.session.renderer.prompt_ids([{"role": "user", "content": "a " * 50}]))
     asked = chat.take("a " * (50 + 256 - length - 3))
     assert isinstance(asked, Asked)
     list(asked.pieces())
+    return asked
+
+
+def test_no_longer_answer_is_advised_than_there_is_room_for(chat: Chat) -> None:
+    chat.sampling = Sampling(max_new_tokens=3)
+    asked = asked_near_the_end(chat)
     room = 256 - asked.answers[BASE].prompt_tokens
     assert 3 < room < 6
     assert f"/set max_new_tokens={room} and /retry" in chat.keep(asked)
@@ -321,10 +327,7 @@ def test_no_longer_answer_is_advised_than_there_is_room_for(chat: Chat) -> None:
 
 def test_an_answer_ends_where_the_model_sees_no_further_and_then_nothing_more_is_asked(chat: Chat) -> None:
     chat.sampling = Sampling(max_new_tokens=10_000)
-    length = len(chat.session.renderer.prompt_ids([{"role": "user", "content": "a " * 50}]))
-    asked = chat.take("a " * (50 + 256 - length - 3))
-    assert isinstance(asked, Asked)
-    list(asked.pieces())
+    asked = asked_near_the_end(chat)
     assert "all 256 tokens" in chat.keep(asked)
     answer = asked.answers[BASE]
     assert (answer.stop, answer.prompt_tokens + answer.tokens) == (CONTEXT, 256)

@@ -268,9 +268,8 @@ def _verdict(
     model_limit: int,
 ) -> Verdict:  # fmt: skip
     """Will not train if the preparation refused; worth a look if something is cut, left out or found; else good."""
-    longer: dict[str, str | int] = {}
-    if cut and cut.answer_tokens and cut.shortest <= model_limit:
-        longer = {"max_length": cut.shortest}
+    mends = cut and cut.answer_tokens and cut.shortest <= model_limit
+    longer: dict[str, str | int] = {"max_length": cut.shortest} if cut and mends else {}
     if problem is not None:
         others = (f"bad rows: {bad:,}",) if isinstance(problem, RowError) and bad > 1 and not damage else ()
         what = (damage,) if problem.what in damage else (problem.what, damage) if damage else (problem.what,)

@@ -39,9 +39,8 @@ def add_hyperparameters(writer: Any, model: Any) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(model.get_input_embeddings().weight.shape[0])
     window = getattr(config, "sliding_window", None)
-    if (
-        window or config.model_type == "phi3"
-    ):  # some versions of llama.cpp take a Phi-3 without the key for one of the first, with a window; others heed no window
+    # Some versions of llama.cpp take a Phi-3 without the key for one of the first, with a window; others heed no window.
+    if window or config.model_type == "phi3":
         writer.add_sliding_window(window or 0)
     _add_rope(writer, config, model.model.rotary_emb)
 
