@@ -38,8 +38,7 @@ COMPARISONS = (
 )
 REFERENCE = {
     "packing": "wrapped", "max_length": 64, "assistant_only_loss": False, "learning_rate": 3e-4, "shuffle": False,
-    "per_device_train_batch_size": 16,
-    "shared_prefix": False,
+    "per_device_train_batch_size": 16, "lora_dropout": 0.05, "shared_prefix": False,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from tunesmith.base.catalog import ModelSource
 from tunesmith.base.context import causal_config, positions_of
 from tunesmith.base.load import decoder_linears, model_error
+from tunesmith.kernels.cross_entropy import BLOCK_COLUMNS, BLOCK_ROWS
 from tunesmith.recipe import Recipe
 
 NF4_BLOCK, NF4_GROUP = 64, 256
@@ -142,7 +143,7 @@ def predict_memory(shape: Shape, recipe: Recipe, tokens: int, element_bytes: int
     activations = tokens * per_token * element_bytes * layers // shape.layers
     if recipe.gradient_checkpointing is True:
         activations += tokens * shape.hidden * element_bytes * shape.layers
-    logits = 3 * 4 * min(tokens * shape.vocab, 16 * 2**20)
+    logits = 2 * 4 * min(tokens, BLOCK_ROWS) * BLOCK_COLUMNS + 3 * 4 * min(tokens, BLOCK_ROWS) * shape.hidden
     return Memory(
         stored=footprint(shape, bits, element_bytes) + constants_bytes(shape, recipe),
         kept=kept,
