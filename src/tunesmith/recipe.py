@@ -60,9 +60,7 @@ class Recipe(BaseModel):
 
     lora_r: int = _setting(8, "adapter", "Rank of the adapter; 8 holds a style, 16-64 more knowledge.", "lora_rank", "rank", ge=1)
     lora_alpha: float = _setting(16, "adapter", "Scale: the update is multiplied by alpha / r.", gt=0)
-    lora_dropout: float = _setting(
-        0.0, "adapter", "Dropout before the adapter; runs without it learnt as much.", ge=0, lt=1
-    )
+    lora_dropout: float = _setting(0.0, "adapter", "Dropout before the adapter; runs without it learnt as much.", ge=0, lt=1)
     lora_target_modules: str | list[str] = _setting(
         "all-linear", "adapter", "Linear layers that get an adapter: all-linear, or names such as q_proj,v_proj.",
         "lora_target", "target_modules", "lora_target_linear",
