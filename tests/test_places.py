@@ -19,6 +19,8 @@ REFUSED = [
     ["train", "org/none", "yoda"],
     *(["train", name, "yoda"] for name in ("smollm2 135m", "my run", "a--b", "x.git", "Größe", "yoda,more")),
     ["train", "model", "no-such.jsonl"],
+    ["train", "model", "org/no-data"],
+    ["compare", "run", "org/no-data"],
     ["train", "model", "rows.jsonl", "--eval-dataset", "no-such.csv"],
     ["train", "model", "rows.jsonl", "--output-dir", "model"],
     ["train", "model", "rows.jsonl", "--chat-template", "none"],

@@ -170,6 +170,21 @@ def test_an_unknown_setting_names_the_nearest_known_one(key: str, near: str) -> 
     assert "--help" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "then"),
+    [
+        ("bf16", True, "--dtype bfloat16"),
+        ("fp16", False, "Leave it out."),
+        ("dry_run", True, "`tunesmith preview` shows what would be learnt"),
+        ("push_to_hub", "me/mine", "`tunesmith push RUN user/name`"),
+    ],
+)
+def test_a_setting_that_another_tool_has_says_what_does_what_it_does(key: str, value: Any, then: str) -> None:
+    with pytest.raises(RecipeError, match=f"There is no setting '{key}'. .*{then}") as caught:
+        Recipe.of({key: value})
+    assert "did you mean" not in caught.value.what
+
+
 WRONG: list[tuple[str, Any]] = [
     ("lora_r", 0),
     ("lora_r", -8),

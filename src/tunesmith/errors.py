@@ -67,8 +67,12 @@ class HubError(TunesmithError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean X?)`` for the known name that `near` finds, or an empty string."""
-    found = near(name, known)
-    return f" (did you mean {found}?)" if found else ""
+    return did_you_mean(near(name, known))
+
+
+def did_you_mean(name: str | None) -> str:
+    """The same for a name that was found already, if there was one."""
+    return f" (did you mean {name}?)" if name else ""
 
 
 def near(name: str, known: Iterable[str]) -> str | None:

@@ -29,7 +29,7 @@ from tunesmith.events import Loaded, Note, Prepared, Progress, Watch
 from tunesmith.facts import reset_peak
 from tunesmith.kernels.segments import Segments
 from tunesmith.mixed_data import mixture_name
-from tunesmith.places import check_recipe
+from tunesmith.places import check_recipe, free_folder
 from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.plan.way import Way
@@ -219,7 +219,4 @@ def eval_packs(job: Prepared) -> list[Pack]:
 def _free_folder(recipe: Recipe) -> Path:
     parts = (Path(recipe.model_name_or_path).stem, Path(recipe.dataset_name).stem)
     name = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") or "run" for part in parts)
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return folder
+    return free_folder(Path("runs") / name)

@@ -8,9 +8,10 @@ from typing import Any
 
 from tunesmith.base.catalog import cache_dir, resolve
 from tunesmith.base.context import context_of, positions_in
+from tunesmith.data.advice import ColumnsError
 from tunesmith.data.bad_rows import BadRows
 from tunesmith.data.cache import Cache
-from tunesmith.data.columns import Columns, ColumnsError, find_columns
+from tunesmith.data.columns import Columns, find_columns
 from tunesmith.data.conversation import Conversation
 from tunesmith.data.dataset import asides_of, fingerprint, prepare
 from tunesmith.data.example import Example

@@ -1,6 +1,7 @@
 """What a user names on this machine: model, data, the folder to write, a run. Looked for before libraries are imported that take
 seconds, so that a mistyped name is told at once; whoever opens them later asks here, too."""
 
+from itertools import count
 from pathlib import Path
 
 from tunesmith.base.catalog import data_not_model, find, resolve
@@ -52,6 +53,11 @@ def check_output(recipe: Recipe) -> None:
             "Give another --output-dir, or move it away"
             + (f"; `tunesmith resume {folder}` goes on with it." if (folder / "run.yaml").is_file() else "."),
         )
+
+
+def free_folder(name: Path) -> Path:
+    """The first of name-1, name-2, … that is not there yet."""
+    return next(folder for number in count(1) if not (folder := name.with_name(f"{name.name}-{number}")).exists())
 
 
 def check_adapter(folder: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tunesmith.amount import parse_bytes
+from tunesmith.elsewhere import check_elsewhere
 from tunesmith.errors import RecipeError, nearest
 from tunesmith.mixed_data import DataFormat, MixedData, check_columns, mixture_name, repeated
 from tunesmith.refusal import explain
@@ -296,13 +297,15 @@ def canonical(key: str, value: Any) -> tuple[str, Any]:
     """The canonical name of a setting, and its value there.
 
     Raises:
-        RecipeError: nobody calls any setting by this name; the nearest known one is in the message.
+        RecipeError: nobody calls any setting by this name, or another tool one that is none here; the nearest known one, or what
+            to do instead, is in the message.
     """
     name = key.replace("-", "_")
     if name in _CONVERTED:
         return _CONVERTED[name](value)
     if name in ALIASES:
         return ALIASES[name], value
+    check_elsewhere(key, value)
     raise RecipeError(
         f"There is no setting {key!r}{nearest(name, [*ALIASES, *_CONVERTED])}.", "`tunesmith train --help` lists them all."
     )

@@ -18,6 +18,7 @@ from rich.console import Console
 from tunesmith.cli.main import main
 from tunesmith.cli.preview_words import share
 from tunesmith.cli.visible import on_one_line, visible
+from tunesmith.recipe import Recipe
 
 ROWS = [
     {"prompt": f"Why is it that the {s} {v}?", "completion": f"It was so that the {s} {v} before."}
@@ -116,8 +117,17 @@ def test_where_only_the_user_knows_the_columns_no_command_with_a_gap_is_the_next
     assert "When that is mended: tunesmith preview model rows.jsonl\n" in told("rows.jsonl")[1]
 
 
-def test_a_run_can_be_looked_at_by_its_own_settings(told: Callable[..., tuple[int, str]]) -> None:
-    assert told("rows.jsonl", "--output-dir", "model")[0] == 0, "nothing is written there"
+def test_a_run_can_be_looked_at_by_its_own_settings_and_is_not_to_be_trained_into_its_own_folder(
+    told: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs/x-1").mkdir(parents=True)
+    Recipe.of({"model": "model", "data": "rows.jsonl", "output_dir": "runs/x-1"}).write(Path("runs/x-1/run.yaml"))
+    assert main(["preview", "runs/x-1/run.yaml"]) == 0
+    assert "Next: tunesmith train runs/x-1/run.yaml --output-dir runs/x-2\n" in capsys.readouterr().out
+    code, out = told("rows.jsonl", "--out-dir=model")
+    assert code == 0, "nothing is written there"
+    assert "Next: tunesmith train model rows.jsonl --output-dir model-1\n" in out
+    assert "Next: tunesmith train model rows.jsonl --output-dir free\n" in told("rows.jsonl", "--output-dir", "free")[1]
 
 
 def test_data_that_are_not_there_are_a_mistake_in_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +266,10 @@ def test_the_next_command_keeps_every_setting_and_is_safe_to_paste(told: Callabl
     Path("rows.jsonl").rename("my rows;x.jsonl")
     _, out = told("my rows;x.jsonl", "--val-size", "3", "--rows", "1")
     assert "Next: tunesmith train model 'my rows;x.jsonl' --val-size 3\n" in out
+    shortest = json.loads(told("my rows;x.jsonl", "--json")[1])["cut"]["shortest"]
+    less = str(shortest - 3)
+    _, out = told("my rows;x.jsonl", "--no-shuffle", "--max-length", less, "--use-dora", f"cutoff_len={less}")
+    assert f"Next: tunesmith train model 'my rows;x.jsonl' --no-shuffle --max-length {shortest} --use-dora\n" in out
 
 
 @given(st.text())

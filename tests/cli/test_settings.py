@@ -222,6 +222,7 @@ def test_an_unknown_flag_names_the_nearest(arguments: list[str], near: str) -> N
         (["--no-bf16"], "Leave it out.$"),
         (["--fp16", "False"], "Leave it out.$"),
         (["--dry-run", "true", "m", "d"], "`tunesmith preview m d` .*`tunesmith plan m d`"),
+        (["--dry-run", "m", "d", "--no-shuffle"], "`tunesmith preview m d --no-shuffle` .*`tunesmith plan m d --no-shuffle`"),
     ],
 )
 def test_a_flag_of_other_tools_that_is_no_setting_says_what_does_what_it_does(arguments: list[str], then: str) -> None:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tunesmith.data.columns import Columns, ColumnsError, find_columns
+from tunesmith.data.advice import ColumnsError
+from tunesmith.data.columns import Columns, find_columns
 from tunesmith.data.formats import to_conversations
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError
@@ -50,6 +51,18 @@ def find(*rows: dict, **named) -> Columns:
             "'instruction' + 'context' → 'response'; not read: category",
         ),
         ({"instruction": "", "output": "", "system": ""}, "'instruction' → 'output', system prompt from 'system'"),
+        (
+            {"instruction": "", "input": "", "output": "", "system": "", "history": [["a", "b"]]},
+            "'instruction' + 'input' → 'output', earlier turns (trained too) from 'history', system prompt from 'system'",
+        ),
+        ({"prompt": "", "response": "", "history": []}, "'prompt' → 'response', earlier turns (trained too) from 'history'"),
+        (
+            {"instruction": "", "output": "", "history": json.dumps([["a", "b"]])},
+            "'instruction' → 'output', earlier turns (trained too) from 'history'",
+        ),
+        ({"instruction": "", "output": "", "history": "The Middle Ages."}, "'instruction' → 'output'; not read: history"),
+        ({"instruction": "", "output": "", "history": ["a", "b"]}, "'instruction' → 'output'; not read: history"),
+        ({"messages": SAID, "history": [["a", "b"]]}, "messages from 'messages'; not read: history"),
         ({"system_prompt": "", "question": "", "response": ""}, "'question' → 'response', system prompt from 'system_prompt'"),
         ({"Question": "", "Answer": ""}, "'Question' → 'Answer'"),
         ({"problem": "", "solution": ""}, "'problem' → 'solution'"),
@@ -124,6 +137,13 @@ def test_a_named_column_that_is_missing_suggests_the_nearest(named):
     (name,) = named.values()
     with pytest.raises(DataError, match=f"no column '{name}' .did you mean"):
         find({"system": "", "text": "", "tools": ""}, **named)
+
+
+def test_a_missing_column_is_named_as_the_nearest_that_is_left():
+    with pytest.raises(ColumnsError) as caught:
+        find({"question": "", "answer": ""}, prompt="qestion", completion="anwser")
+    assert "no column 'qestion' (did you mean question?) and no column 'anwser' (did you mean answer?)" in caught.value.what
+    assert caught.value.settings == {"prompt": "question", "completion": "answer"}
 
 
 def test_of_very_many_columns_the_first_are_named():

@@ -294,6 +294,61 @@ def test_columns_that_only_later_rows_have_are_told_and_so_is_what_is_not_read_f
     assert _told({**row, "context": ["A tale."]}) == ["'context' first stands in line 121, and is not read: it is no text"]
 
 
+ALPACA = {"instruction": "And there?", "input": "", "output": "Yes."}
+
+
+@pytest.mark.parametrize("written", [list, json.dumps], ids=["a list", "as JSON"])
+def test_turns_before_an_instruction_come_before_it_and_are_trained_as_any_earlier_answers(written):
+    row = {**ALPACA, "input": "Look.", "system": "Be brief.", "history": written([["Where?", "Here."], ["Really?", "No."]])}
+    assert [(m.role, m.content, m.train) for m in _last(row, [])] == [
+        ("system", "Be brief.", True),
+        ("user", "Where?", True), ("assistant", "Here.", True),
+        ("user", "Really?", True), ("assistant", "No.", True),
+        ("user", "And there?\n\nLook.", True), ("assistant", "Yes.", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", "[]"], ids=repr)
+def test_a_row_may_have_no_turns_before_its_instruction(nothing):
+    first = [Row({**ALPACA, "history": nothing}, "line 1")]
+    assert [m.role for m in _last({**ALPACA, "history": nothing}, first)] == ["user", "assistant"]
+    assert [m.role for m in _last({**ALPACA, "history": [["a", "b"]]}, first)] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [
+        ([["a", "b"], ["c"]], "column 'history', turn 2 is a list of 1, not a pair"),
+        ([["a", "b", "c"]], "turn 1 is a list of 3, not a pair"),
+        (["a", "b"], "turn 1 is text, not a pair"),
+        ([["a", None]], "turn 1 is empty, not text"),
+        ({"a": "b"}, "column 'history' is an object, not a list of turns"),
+        ("[[", "is text that is not JSON"),
+    ],
+)
+def test_turns_that_are_none_are_refused_with_their_number_among_others_that_are_some(history, says):
+    with pytest.raises(DataError, match=f"line 121,? .*{says}"):
+        _last({**ALPACA, "history": history}, [Row({**ALPACA, "history": [["a", "b"]]}, "line 1")])
+
+
+def test_an_instruction_without_an_answer_is_refused_even_if_turns_before_it_have_one():
+    with pytest.raises(DataError, match="line 121 has no assistant text to learn"):
+        _last({**ALPACA, "output": " ", "history": [["a", "b"]]}, [])
+
+
+def test_turns_that_only_later_rows_have_are_told():
+    assert _told({**ALPACA, "history": [["a", "b"]]})[-1] == "'history' first stands in line 121, and is read from there on"
+    assert _told({**ALPACA, "history": "The Middle Ages."})[-1] == (
+        "'history' first stands in line 121, and is not read: it is no list of pairs"
+    )
+
+
+def test_what_is_to_be_known_of_a_file_is_told_with_its_first_row():
+    told: list[str] = []
+    list(conversations([Row({"prompt": "a", "completion": "b"}, "line 2", "It is odd")], PROMPT, tell=told.append))
+    assert told == ["It is odd"]
+
+
 def test_a_prompt_that_begins_the_answer_is_refused():
     said = _refusal(PROMPT, prompt=[QUESTION, ANSWER], completion=[ANSWER])
     assert "'prompt' ends with the beginning of an answer" in said

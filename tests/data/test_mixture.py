@@ -149,6 +149,36 @@ def test_a_part_that_is_not_there_is_named(load, pairs):
         load(datasets=[pairs, "./none.jsonl"])
 
 
+@pytest.mark.parametrize(
+    ("row", "entry", "fix"),
+    [
+        ({"a b": "x", "said": "y"}, {}, "Name the columns you mean: `prompt: a b, completion: said` in its entry of datasets."),
+        ({"body": "x"}, {"text": "boddy"}, "Name the columns you mean: `text: body` in its entry of datasets."),
+        ({"body": "x"}, {"type": "alpaca"}, "Name them, or have them found: `type: auto` in its entry of datasets."),
+        ({"prompt": "x", "completion": "y", "label": False}, {}, "add: `type: prompt_completion` in its entry of datasets."),
+        ({"prompt": "x", "completion": "y", "label": True}, {}, "add `type: prompt_completion` in its entry of datasets. To leave"),
+        ({"question": "x", "answer": "y", "context": None}, {}, "add `prompt: question, completion: answer` in its entry of"),
+    ],
+)
+def test_advice_on_how_to_read_an_entry_names_its_keys_and_no_flag(load, tmp_path, row, entry, fix):
+    first = _write(tmp_path / "rows.jsonl", 100, lambda n: row)
+    with open(first, "a", encoding="utf-8") as file:
+        file.write(json.dumps({**row, "label": False, "context": ["a"]}) + "\n")
+    with pytest.raises(DataError) as caught:
+        load(datasets=[{"path": first, **entry}])
+    assert fix in caught.value.fix
+    assert "--" not in caught.value.fix.replace("--on-bad-row", "")
+    with pytest.raises(DataError, match="--"):
+        load(dataset_name=first, **{"dataset_format" if key == "type" else key: value for key, value in entry.items()})
+
+
+def test_a_table_of_semicolons_is_told(load, tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt;completion\nAdd, please: 1, 2;There.\n", encoding="utf-8")
+    data = load(dataset_name=str(tmp_path / "rows.csv"))
+    assert data.facts.notes[0] == f"{tmp_path}/rows.csv is separated by ';', not by commas"
+    assert data.facts.columns == "'prompt' → 'completion'"
+
+
 def test_a_weight_that_leaves_none_of_its_rows_is_refused(load, pairs, spoken):
     with pytest.raises(DataError, match=r"The weight 0\.04 leaves none of the 10 rows"):
         load(datasets=[{"path": pairs, "weight": 0.04}, spoken])

@@ -112,7 +112,7 @@ def test_a_gz_that_is_none_says_so(file):
 @pytest.mark.parametrize(
     ("name", "header", "says"),
     [
-        ("a.csv", "prompt;completion", "one column, 'prompt;completion': its fields are separated by ';', not ','"),
+        ("a.tsv", "prompt;completion", r"one column, 'prompt;completion': its fields are separated by ';', not '\\t'"),
         ("a.csv", "prompt\tcompletion", r"separated by '\\t', not ','"),
         ("a.tsv", "prompt,completion", r"separated by ',', not '\\t'"),
         ("a.csv", "prompt, completion", "space around the column name ' completion'"),
@@ -128,6 +128,36 @@ def test_a_header_under_which_all_rows_would_be_wrong_ends_the_reading(file, nam
 def test_the_ending_says_what_separates_whatever_its_case(file, name, separator):
     text = f"\ufeffprompt{separator}completion\r\na;b{separator}c d\r\n".encode()
     assert values(file(name, gzip.compress(text) if name.endswith("gz") else text)) == [{"prompt": "a;b", "completion": "c d"}]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_csv_file_that_a_spreadsheet_separated_by_semicolons_is_read_so_and_told(file, name):
+    text = '\ufeff\r\nprompt;"com,ple;tion"\r\nOne, two;"a;b ""c"""\r\n"x\r\ny;";\r\n'.encode()
+    rows = load_rows(file(name, gzip.compress(text) if name.endswith("gz") else text))
+    assert [row.values for row in rows] == [
+        {"prompt": "One, two", "com,ple;tion": 'a;b "c"'}, {"prompt": "x\r\ny;", "com,ple;tion": ""},
+    ]  # fmt: skip
+    assert [row.where for row in rows] == [f"{name} line 3", f"{name} line 4"]
+    assert [row.note for row in rows] == [f"{name} is separated by ';', not by commas", ""]
+
+
+@pytest.mark.parametrize("row", ["c", "c;d;e", "c,d"])
+def test_semicolons_in_a_header_alone_separate_nothing_even_if_bad_rows_are_left_out(file, row):
+    with pytest.raises(DataError, match=r"a\.csv line 3 has \d fields, the header has 2\. .* or separate all of them by commas"):
+        load_rows(file("a.csv", f"prompt;completion\na;b\n{row}\n"), bad=BadRows())
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a;b,c\n1;2,3;4\n", {"a;b": "1;2", "c": "3;4"}),
+        ("text\n1;2\n", {"text": "1;2"}),
+        ('"a;b",c\n1;2,3\n', {"a;b": "1;2", "c": "3"}),
+    ],
+)
+def test_semicolons_in_a_table_of_commas_are_text(file, text, read):
+    (row,) = load_rows(file("a.csv", text))
+    assert (row.values, row.note) == (read, "")
 
 
 def test_one_column_is_a_table_too(file):

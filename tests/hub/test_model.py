@@ -51,6 +51,19 @@ def test_a_hub_that_cannot_be_asked_is_told(hub: Any, monkeypatch: pytest.Monkey
     assert not hub.asked
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_told(hub: Any, model: Any, waits: list[float]) -> None:
+    hub.faults.append(lambda request: request.cut())
+    with pytest.raises(ModelError, match="it could not be asked"):
+        check_on_hub(resolve("org/name"))
+    assert (hub.count("HEAD", "org/name"), waits) == (1, [])
+
+
+def test_a_hub_at_fault_is_asked_again(hub: Any, model: Any, waits: list[float]) -> None:
+    hub.faults.append(lambda request: hub.count("HEAD", "org/name") <= 3 and (request.answer(503) or True))
+    check_on_hub(resolve("org/name"))
+    assert waits
+
+
 @pytest.mark.parametrize(
     ("status", "code", "says"),
     [

@@ -1,5 +1,7 @@
 """A model on the hub: whether it is there, asked before anything is imported that takes seconds."""
 
+from contextlib import suppress
+
 from tunesmith.base.catalog import BUNDLED, ModelSource
 from tunesmith.errors import ModelError, nearest
 
@@ -10,9 +12,12 @@ def check_on_hub(source: ModelSource) -> None:
     Raises:
         ModelError: there is no such model, it may not be read, or the hub cannot be reached.
     """
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     reasons = {
+        errors.OfflineModeIsEnabled: "it could not be asked",
+        httpx.RequestError: "it could not be asked",
         errors.LocalEntryNotFoundError: "it could not be asked",
         errors.GatedRepoError: "it gives it only to those who accepted the model's conditions and are logged in",
         errors.RepositoryNotFoundError: "it has no such model, or a private one",
@@ -21,8 +26,10 @@ def check_on_hub(source: ModelSource) -> None:
     }
     try:
         if source.folder() is None:
+            with suppress(errors.HfHubHTTPError):  # any answer will do: a download tries for 23 s to reach a hub that gives none
+                get_hf_file_metadata(hf_hub_url(source.path, "config.json", revision=source.revision))
             hf_hub_download(source.path, "config.json", revision=source.revision)
-    except (OSError, ValueError, errors.EntryNotFoundError) as error:
+    except (OSError, ValueError, errors.EntryNotFoundError, httpx.RequestError) as error:
         why = next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error).partition("\n")[0].rstrip("."))
         raise not_given(source, why) from error
 

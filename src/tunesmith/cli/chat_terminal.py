@@ -75,7 +75,7 @@ class Terminal:
         self._note(self.chat.keep(asked))
 
     def _note(self, text: str) -> None:
-        self.console.print(Text(shown(text), "dim"), soft_wrap=True)
+        self.console.print(Text(shown(text), "dim"))
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """The first one lets the token that is being made come to its end; the second does not wait for it."""

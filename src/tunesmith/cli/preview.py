@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 from tunesmith.cli.counts import count
 from tunesmith.cli.page_file import check_page, write_page
 from tunesmith.cli.parser import Parser
-from tunesmith.cli.settings import add_settings, read_settings
+from tunesmith.cli.settings import add_settings, read_settings, settings_in
+from tunesmith.errors import RunError
 from tunesmith.recipe import ALIASES, Recipe
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> int:
         renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
         limit = context_of(positions_in(source), renderer.tokenizer)
         seen = preview(recipe, renderer, limit, options.rows, options.row, waiting, Cache(cache_dir() / "rows"))
-    command = _next(rest, seen.verdict)
+    command = _next(rest, seen.verdict, recipe)
     if page is not None:
         write_page(page, page_of(seen, command), options.force)
     if options.json:
@@ -61,28 +63,30 @@ def run(arguments: list[str]) -> int:
     return int(seen.verdict.word == WILL_NOT)
 
 
-def _next(settings: list[str], verdict: "Verdict") -> str:
-    """The command to type next: with the settings that mend it if there are any, to train if it is good then."""
+def _next(settings: list[str], verdict: "Verdict", recipe: Recipe) -> str:
+    """The command to type next: with the settings that mend it if there are any, to train if it is good then; and into another
+    folder than one that is taken, as that of the run whose run.yaml this may be."""
+    from tunesmith.places import check_output, free_folder
+
     for name, value in verdict.settings.items():
         settings = _with(settings, name, str(value))
     trains = verdict.word != "will not train" or "on_bad_row" in verdict.settings
+    try:
+        check_output(recipe)
+    except RunError:
+        free = free_folder(Path(re.sub(r"(-[0-9]+)?/*$", "", str(recipe.output_dir))))
+        settings = _with(settings, "output_dir", str(free)) if trains else settings
     return shlex.join(["tunesmith", "train" if trains else "preview", *settings])
 
 
-def _with(words: list[str], setting: str, value: str) -> list[str]:
+def _with(arguments: list[str], setting: str, value: str) -> list[str]:
     """The arguments with a setting's value in the place of one that is given under any of its names, or at the end."""
     named = [f"--{setting.replace('_', '-')}", value]
     made: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        key, equals, _ = word.removeprefix("--").partition("=")
-        if (word.startswith("--") or equals) and ALIASES.get(key.replace("-", "_")) == setting:
-            made += named
-            named = []
-            del rest[: 0 if equals else 1]
-        else:
-            made.append(word)
+    for key, _, words in settings_in(arguments):
+        if ALIASES.get(key.replace("-", "_")) == setting:
+            words, named = named, []
+        made += words
     return made + named
 
 

@@ -2,33 +2,15 @@
 
 import argparse
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from tunesmith.cli.parser import Parser
+from tunesmith.elsewhere import check_elsewhere
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import ALIASES, GROUPS, Recipe, canonical_settings
 from tunesmith.yaml_text import read_yaml
-
-ELSEWHERE = {
-    **dict.fromkeys(
-        ("dry_run", "dryrun"),
-        "Leave it out: `tunesmith preview{rest}` shows what would be learnt, and `tunesmith plan{rest}` what it would take.",
-    ),
-    **dict.fromkeys(
-        ("resume", "resume_from_checkpoint"), "Leave it out: `tunesmith resume RUN` goes on with a run that was stopped."
-    ),
-    **dict.fromkeys(
-        ("force", "overwrite", "overwrite_output_dir"),
-        "Leave it out, and give another --output-dir or move the old one away: no run is ever overwritten.",
-    ),
-    "push_to_hub": "Leave it out: `tunesmith push RUN user/name` does it once the run is finished.",
-    "fp16": "Leave it out: --dtype float16 does it, and the default takes what the device does well.",
-    "bf16": "Leave it out: --dtype bfloat16 does it, and the default takes what the device does well.",
-    "config": "Name the YAML file alone: `tunesmith train run.yaml`.",
-}
-"""Settings of other tools that are none here, and what does what they do."""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -109,55 +91,45 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
 def _check_elsewhere(settings: Mapping[str, Any], arguments: list[str]) -> None:
     """Raises RecipeError for a setting that another tool has; it knows the command to type instead from the arguments."""
     for key, value in settings.items():
-        if told := ELSEWHERE.get(key.replace("-", "_")):
-            rest = shlex.join(_without(key, arguments))
-            asked = value not in (False, None, "", "auto")  # else it asks for what is done anyway
-            raise RecipeError(
-                f"There is no setting {key!r}.", told.format(rest=f" {rest}" if rest else "") if asked else "Leave it out."
-            )
-
-
-def _without(key: str, arguments: list[str]) -> list[str]:
-    """The arguments without a switch and the true or false after it."""
-    made: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        name, equals, _ = word.removeprefix("--").partition("=")
-        if name != key or not (equals or word.startswith("--")):
-            made.append(word)
-        elif not equals and rest and rest[0].lower() in SWITCHED:
-            rest.pop(0)
-    return made
+        rest = [word for name, _, words in settings_in(arguments) if name != key for word in words]
+        check_elsewhere(key, value, shlex.join(rest))
 
 
 def _split(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
     """Words that stand alone, and (setting, value) pairs."""
     words: list[str] = []
     flags: list[tuple[str, Any]] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
+    for key, value, (word, *_) in settings_in(arguments):
         if word in ("-h", "--help"):
             parser.print_help()
             raise SystemExit(0)
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            if key.startswith(("no-", "no_")):
-                key, value = key[3:], "false"
-            elif not equals and rest and _takes(key, rest[0]):
-                value = rest.pop(0)
-            elif not equals:
-                value = _switched_on(key)
-            flags.append((key, _value(key, value)))
-        elif "=" in word and word.partition("=")[0].isidentifier():
-            key, _, value = word.partition("=")
-            flags.append((key, _value(key, value)))
+        if key:
+            flags.append((key, _value(key, _switched_on(key) if value is None else value)))
         elif len(word) > 1 and word.startswith("-"):
             raise RecipeError(f"There is no setting {word!r}: all begin with two dashes.", f"`{parser.prog} --help` lists them.")
         else:
             words.append(word)
     return words, flags
+
+
+def settings_in(arguments: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+    """The arguments one after another: a setting's name as it was typed, its value if it has one, and the one or two words that
+    say so. A word that stands alone has no name."""
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        flag = word.startswith("--")
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not flag and not (equals and key.isidentifier()):
+            yield "", None, [word]
+        elif flag and key.startswith(("no-", "no_")):
+            yield key[3:], "false", [word]
+        elif equals:
+            yield key, value, [word]
+        elif rest and _takes(key, rest[0]):
+            yield key, rest[0], [word, rest.pop(0)]
+        else:
+            yield key, None, [word]
 
 
 SWITCHED = ("true", "false", "yes", "no", "on", "off")
@@ -182,8 +154,8 @@ def _switched_on(key: str) -> str:
 
 
 def _kind(key: str) -> Any:
-    if key.replace("-", "_") == "lora_target_linear":
-        return bool  # axolotl's switch for all of them; by other names it is a list
+    if key.replace("-", "_") in ("lora_target_linear", "dry_run", "dryrun"):
+        return bool  # axolotl's switch for all of them, which by other names is a list; and one that has to leave the model alone
     name = ALIASES.get(key.replace("-", "_"))
     return Recipe.model_fields[name].annotation if name else None
 

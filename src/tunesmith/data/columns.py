@@ -1,17 +1,17 @@
 """Which columns of a data set hold what: named by the user, or found by their names and by what stands in them."""
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from tunesmith.data.advice import WHICH, ColumnsError, as_flags, as_keys
 from tunesmith.data.messages import SPEAKERS
 from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
 from tunesmith.data.text import listed
 from tunesmith.data.text_files import MESSAGES
-from tunesmith.data.values import are_speakers, are_text, are_written_messages, first_message, speaks, unread_keys
-from tunesmith.errors import DataError, near, nearest
+from tunesmith.data.values import are_speakers, are_text, are_turns, are_written_messages, first_message, speaks, unread_keys
+from tunesmith.errors import DataError, did_you_mean, near
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
 """Columns that hold a list of messages, first the most usual."""
@@ -38,51 +38,35 @@ PAIRS = (
 """Column pairs that are understood without being named."""
 CARRIED_ON = {"instruction": ("input", "context"), "question": ("context",), "query": ("context",)}
 """Columns that carry on a prompt, by the name of its column: as in Alpaca and Dolly, or a passage that is asked about."""
+HISTORIES = ("history",)
+"""Columns that hold the turns before the prompt, as LLaMA-Factory's Alpaca and ChatGLM have them: pairs of question and answer."""
 SYSTEMS = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
+FIT = {"input": are_text, "history": are_turns}
+"""What columns have to hold to be read as what their names say."""
 ASKED = tuple(dict.fromkeys(prompt for prompt, _ in PAIRS))
 FORMATS = ("auto", "messages", "sharegpt", "prompt_completion", "alpaca", "text")
 PREFERENCES = {"chosen", "rejected"}
 """Columns of answers that are compared, not learnt."""
 LOOKED_AT = 100
 """Rows looked at to find the columns."""
-WHICH = "COLUMN"
-"""Stands for a column that only the user knows."""
-
-
-class ColumnsError(DataError):
-    """The columns do not say, or are not those that were said. settings: of a recipe that reads them, `WHICH` where only the
-    user knows. mend: what to do to the data themselves, if that helps too."""
-
-    def __init__(self, what: str, settings: Mapping[str, str], fix: str = "Name the columns you mean", mend: str = "") -> None:
-        flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in settings.items())
-        super().__init__(what, f"{mend} {fix}: {flags}.".lstrip())
-        self.settings, self.mend = dict(settings), mend
-
-    @property
-    def certain(self) -> dict[str, str]:
-        """The settings, if they alone will do: none stands for a column that only the user knows, and the data can stay."""
-        return {} if self.mend or WHICH in self.settings.values() else self.settings
-
-    def without_settings(self, others: str) -> DataError:
-        """The same of data that are read beside ``others``, whose columns the settings name."""
-        return DataError(self.what, self.mend or f"Call its columns as {others} do, or prompt and completion.")
 
 
 @dataclass(frozen=True)
 class Columns:
     """How a row becomes a conversation: from ``messages`` alone, from ``prompt`` and ``completion``, or from ``text``.
 
-    input: stands below the prompt, unless blank. system: the system prompt, unless blank. tools: what may be called.
-    sharegpt: whether messages say from and value. written: of prompt and completion those that are lists of messages written out
-    as text. named: whether the user named them. judged: whether a column ``label`` says if a completion is good. unread: columns
-    that mean nothing here.
+    input: stands below the prompt, unless blank. history: turns before it. system: the system prompt, unless blank. tools: what
+    may be called. sharegpt: whether messages say from and value. written: of prompt and completion those that are lists of
+    messages written out as text. named: whether the user named them. judged: whether a column ``label`` says if a completion is
+    good. in_entry: whether a mixture's entry says how they are read. unread: columns that mean nothing here.
     """
 
     messages: str | None = None
     prompt: str | None = None
     completion: str | None = None
     input: str | None = None
+    history: str | None = None
     system: str | None = None
     text: str | None = None
     tools: str | None = None
@@ -90,26 +74,27 @@ class Columns:
     written: tuple[str, ...] = field(default=(), compare=False)
     named: bool = field(default=False, compare=False)
     judged: bool = field(default=False, compare=False)
+    in_entry: bool = field(default=False, compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that are read."""
-        fields = (self.system, self.messages, self.prompt, self.input, self.completion, self.text, self.tools)
+        fields = (self.system, self.messages, self.history, self.prompt, self.input, self.completion, self.text, self.tools)
         return tuple(name for name in fields if name)
 
     def beside(self, rows: Iterable[Row]) -> "Columns":
-        """With those columns of these rows that say more: what carries on the prompt, the system prompt, the tools."""
+        """With those columns of these rows that say more: what carries on the prompt, turns before it, the system prompt, tools."""
         found, seen = self, list(rows)
         there = dict.fromkeys(column for row in seen for column in row.values)
         for kind, names in self._saying_more().items():
-            fit = [column for column in there if kind != "input" or are_text(seen, column)]
+            fit = [column for column in there if column.lower() in names and (kind not in FIT or FIT[kind](seen, column))]
             more: dict[str, Any] = {kind: getattr(found, kind) or _first(names, fit, found)}
             found = replace(found, **more)
         return found
 
     def meant_as(self, column: str) -> str | None:
-        """What a column says more by its name: input, system or tools; None if its name means nothing here."""
+        """What a column says more by its name: input, history, system or tools; None if its name means nothing here."""
         return next((kind for kind, names in self._saying_more().items() if column.lower() in names), None)
 
     def as_in(self, rows: Sequence[Row]) -> "Columns":
@@ -124,8 +109,12 @@ class Columns:
         """Names of columns that say more, by what they are read as."""
         if self.text:
             return {}
-        carried_on = CARRIED_ON.get(self.prompt.lower(), ()) if self.prompt and not self.named else ()
-        return {"input": carried_on, "system": SYSTEMS, "tools": TOOLS}
+        found = self.prompt.lower() if self.prompt and not self.named else ""
+        return {"input": CARRIED_ON.get(found, ()), "history": HISTORIES if found else (), "system": SYSTEMS, "tools": TOOLS}
+
+    def advised(self, **settings: str) -> str:
+        """Settings that would read these rows otherwise, as the user is to write them."""
+        return (as_keys if self.in_entry else as_flags)(settings)
 
     def describe(self) -> str:
         """One line for the user."""
@@ -136,7 +125,8 @@ class Columns:
         else:
             told = {name: repr(name) + " (lists of messages as JSON)" * (name in self.written) for name in self.names}
             line = " + ".join(told[name] for name in (self.prompt, self.input) if name) + f" → {told[str(self.completion)]}"
-        extra = [f", {what} from {name!r}" for what, name in (("system prompt", self.system), ("tools", self.tools)) if name]
+        more = {"earlier turns (trained too)": self.history, "system prompt": self.system, "tools": self.tools}
+        extra = [f", {what} from {name!r}" for what, name in more.items() if name]
         unread = f"; not read: {listed(self.unread)}" if self.unread else ""
         return line + "".join(extra) + unread
 
@@ -193,8 +183,9 @@ def _not_there(named: Mapping[str, str], there: list[str], name: str, seen: Sequ
     said = []
     for kind, column in named.items():
         if column not in there:
-            said.append(f"no column {column!r}{nearest(column, free)}")
-            meant[kind] = near(column, free) or (usual[kind] if usual.get(kind) in free else WHICH)
+            like = near(column, free)
+            said.append(f"no column {column!r}{did_you_mean(like)}")
+            meant[kind] = like or (usual[kind] if usual.get(kind) in free else WHICH)
             free = [other for other in free if other != meant[kind]]
     return ColumnsError(f"{name} has {' and '.join(said)}; it has {listed(there)}.", meant)
 

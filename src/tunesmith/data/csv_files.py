@@ -1,6 +1,7 @@
 """Rows of csv and tsv files. A row is named by its first line; without a header that can be relied on none is read."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +16,8 @@ def csv_rows(file: TextIO, path: Path, bad: OnBadRow) -> Iterator[Row]:
     """The rows of an open file. Raises DataError for what spoils all of it; what is wrong with one row goes to ``bad``."""
     csv.field_size_limit(ROW_LIMIT)  # the module's own is 131,072 characters
     lines = Lines(file, path, bad)
-    separator = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    separator = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else _comma_or_semicolon(file)
+    note = f"{path} is separated by ';', not by commas" if separator == ";" else ""
     reader = csv.reader(iter(lines), delimiter=separator, strict=True)
     header: list[str] = []
     while True:
@@ -27,7 +29,8 @@ def csv_rows(file: TextIO, path: Path, bad: OnBadRow) -> Iterator[Row]:
             if not header:
                 header = _header(fields, separator, lines.begun)
             elif fields:
-                yield Row(_cells(header, fields, lines.begun), lines.begun)
+                yield Row(_cells(header, fields, separator, lines.begun), lines.begun, note)
+                note = ""
         except csv.Error as error:
             if "unexpected end" in str(error):
                 what = f"{lines.begun}: a quoted field of the row that begins here never ends."
@@ -37,6 +40,15 @@ def csv_rows(file: TextIO, path: Path, bad: OnBadRow) -> Iterator[Row]:
             _refuse(RowError(f"{lines.begun}: {error}.", "Mend the row there."), header, bad)
         except RowError as error:
             _refuse(error, header, bad)
+
+
+def _comma_or_semicolon(file: TextIO) -> str:
+    """What separates the fields of a csv file: ``;``, as spreadsheets write where the comma is the decimal mark, only if the header
+    has one outside of quotes and no comma there. The file is at its beginning then, as before."""
+    header = next(filter(str.strip, iter(lambda: file.readline(ROW_LIMIT), "")), "")
+    file.seek(0)
+    bare = re.sub(r'"[^"]*"', "", header)
+    return ";" if ";" in bare and "," not in bare else ","
 
 
 def _refuse(error: RowError, header: list[str], bad: OnBadRow) -> None:
@@ -65,11 +77,14 @@ def _header(fields: list[str], separator: str, where: str) -> list[str]:
     return _texts(fields, where)
 
 
-def _cells(header: list[str], fields: list[str], where: str) -> dict[str, str]:
+def _cells(header: list[str], fields: list[str], separator: str, where: str) -> dict[str, str]:
+    """The values by their columns. Raises RowError; and DataError where ``;`` was guessed from the header alone and is not borne
+    out: then no row is certain."""
     if len(fields) != len(header):
-        raise RowError(
-            f"{where} has {len(fields)} fields, the header has {len(header)}.", "Quote fields that contain the separator."
-        )
+        what = f"{where} has {len(fields)} fields, the header has {len(header)}."
+        if separator == ";":
+            raise DataError(what, "Quote fields that contain a ';', or separate all of them by commas.")
+        raise RowError(what, "Quote fields that contain the separator.")
     if fields == header or [fields[0].removeprefix(BOM), *fields[1:]] == header:
         raise RowError(f"{where} is the header again.", "Remove it: files were put together with theirs.")
     return dict(zip(header, _texts(fields, where)))

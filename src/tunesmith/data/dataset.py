@@ -8,9 +8,10 @@ from itertools import islice
 
 import numpy as np
 
+from tunesmith.data.advice import ColumnsError
 from tunesmith.data.bad_rows import BadRowFacts, BadRows, together
 from tunesmith.data.cache import Cache
-from tunesmith.data.columns import LOOKED_AT, Columns, ColumnsError, find_columns
+from tunesmith.data.columns import LOOKED_AT, Columns, find_columns
 from tunesmith.data.cutting import cut_and_pack
 from tunesmith.data.examples import Examples, Ints
 from tunesmith.data.formats import Conversation, to_conversations

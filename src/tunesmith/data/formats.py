@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from shlex import quote
 from typing import Any
 
+from tunesmith.data.advice import WHICH
 from tunesmith.data.bad_rows import OnBadRow, refuse
 from tunesmith.data.columns import PAIRS, Columns, find_columns
 from tunesmith.data.conversation import DOCUMENT, Conversation, Message
-from tunesmith.data.messages import in_rows, messages_of
+from tunesmith.data.messages import in_rows, messages_of, turns_of
 from tunesmith.data.row import Row
 from tunesmith.data.text import kind_of, listed, text_of
 from tunesmith.data.tool_calls import json_of, tools_of
@@ -33,10 +33,13 @@ def conversations(
 
     Args:
         bad: told of a row that has no assistant text, an unknown role, or content that is not text; by default it raises
-            RowError, with file, line and the number of the message. tell: told of columns that only later rows have.
+            RowError, with file, line and the number of the message. tell: told of columns that only later rows have, and
+            what else of the files is to be known.
     """
     known = {*columns.names, *columns.unread}
     for row in rows:
+        if row.note:
+            tell(row.note)
         if not known >= row.values.keys():  # the first rows had no system prompt, say, and later ones do
             late = {column: value for column, value in row.values.items() if column not in known}
             columns = columns.beside([Row(late, row.where)])
@@ -58,7 +61,8 @@ def _of_late(late: Iterable[str], columns: Columns, where: str) -> Iterator[str]
             yield f"{column!r} first stands in {where}, and is read from there on"
         elif kind := columns.meant_as(column):
             instead = getattr(columns, kind)
-            yield f"{column!r} first stands in {where}, and is not read: {f'{instead!r} is' if instead else 'it is no text'}"
+            why = f"{instead!r} is" if instead else "it is no text" if kind == "input" else "it is no list of pairs"
+            yield f"{column!r} first stands in {where}, and is not read: {why}"
 
 
 def _conversation(row: Row, columns: Columns) -> Conversation:
@@ -67,14 +71,15 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
     if columns.judged and str(row.values.get("label")).lower() == "false":
         raise RowError(
             f"{row.where} says in 'label' that its completion is bad (as for KTO), and it would be learnt like the good ones.",
-            "Remove the row; or, to learn all of them, add --dataset-format prompt_completion.",
+            f"Remove the row; or, to learn all of them, add {columns.advised(dataset_format='prompt_completion')}.",
         )
-    prompt: list[Message] = []
+    earlier: list[Message] = []
     if columns.messages:
         said = messages_of(_cell(row, columns.messages), row.where, columns.messages)
     else:
         prompt, said = _pair(row, columns)
-    messages = [*prompt, *said]
+        earlier = [*_history(row, columns), *prompt]
+    messages = [*earlier, *said]
     answers = [m for m in said if m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more)]
     if not answers:
         raise RowError(f"{row.where} has no assistant text to learn.", "Give it an answer or remove the row.")
@@ -90,7 +95,7 @@ def _pair(row: Row, columns: Columns) -> tuple[list[Message], list[Message]]:
     if completion != prompt and completion[: len(prompt)] == prompt:
         raise RowError(
             f"{row.where}: {columns.completion!r} begins with the prompt, which would be asked twice.",
-            f"Read it alone: --messages {columns.completion}.",
+            f"Read it alone: {columns.advised(messages=str(columns.completion))}.",
         )
     if prompt[-1].role == completion[0].role == "assistant":
         raise RowError(
@@ -98,6 +103,11 @@ def _pair(row: Row, columns: Columns) -> tuple[list[Message], list[Message]]:
             "Put all of the answer into the completion.",
         )
     return [replace(m, train=False) if m.role == "assistant" else m for m in prompt], completion
+
+
+def _history(row: Row, columns: Columns) -> list[Message]:
+    """The turns before the prompt, if there are any; their answers are learnt, as earlier ones of any conversation are."""
+    return turns_of(row.values.get(columns.history), row.where, columns.history) if columns.history else []
 
 
 def _document(row: Row, column: str) -> Conversation:
@@ -126,8 +136,8 @@ def _prompt(row: Row, columns: Columns) -> list[Message]:
     if not isinstance(extra, str):
         raise RowError(
             f"{where} is {kind_of(extra)}, not text.",
-            f"Give it text; or, to leave the column out, add --prompt {quote(str(columns.prompt))} "
-            f"--completion {quote(str(columns.completion))}.",
+            f"Give it text; or, to leave the column out, add "
+            f"{columns.advised(prompt=str(columns.prompt), completion=str(columns.completion))}.",
         )
     asked = messages[-1].content
     return [*messages[:-1], Message("user", f"{asked}\n\n{text_of(extra, where)}" if asked.strip() else text_of(extra, where))]
@@ -151,7 +161,7 @@ def _side(row: Row, columns: Columns, column: str | None, role: str) -> list[Mes
     if marked and column == columns.prompt:
         raise RowError(
             f"{where}, message {marked[0]} is marked to be trained, and what the assistant said within a prompt is not.",
-            "Write all messages into one column and read it with --messages, or remove the mark.",
+            f"Write all messages into one column and read it with {columns.advised(messages=WHICH)}, or remove the mark.",
         )
     return messages
 

@@ -51,6 +51,22 @@ def messages_of(value: Any, where: str, column: str) -> list[Message]:
     return [_plain(item) or _message(item, f"{where}, message {number}") for number, item in enumerate(value, 1)]
 
 
+def turns_of(value: Any, where: str, column: str) -> list[Message]:
+    """The messages of a list of [question, answer] pairs, oldest first, or of one as JSON; of nothing none. Raises RowError."""
+    where = f"{where}, column {column!r}"
+    if isinstance(value, str):
+        value = json_of(value, where) if value.strip() else []
+    if not isinstance(value or [], list):
+        raise RowError(f"{where} is {kind_of(value)}, not a list of turns.", 'Write [["question", "answer"], …], or [].')
+    made = []
+    for number, turn in enumerate(value or [], 1):
+        if not isinstance(turn, list) or len(turn) != 2:
+            what = f"a list of {len(turn)}" if isinstance(turn, list) else kind_of(turn)
+            raise RowError(f"{where}, turn {number} is {what}, not a pair.", 'Write ["question", "answer"].')
+        made += [Message(role, text_of(text, f"{where}, turn {number}")) for role, text in zip(("user", "assistant"), turn)]
+    return made
+
+
 def _plain(item: Any) -> Message | None:
     """A message of a role and ASCII text alone, which most are and nothing is wrong with; others are looked at closely."""
     if not isinstance(item, dict) or len(item) != 2:

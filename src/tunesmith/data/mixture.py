@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.advice import ColumnsError
 from tunesmith.data.bad_rows import OnBadRow
 from tunesmith.data.columns import LOOKED_AT, Columns, find_columns
 from tunesmith.data.conversation import Conversation
 from tunesmith.data.formats import conversations
+from tunesmith.data.row import Row
 from tunesmith.data.sources import iter_rows, left_out
 from tunesmith.data.text import listed
 from tunesmith.errors import DataError
@@ -26,13 +28,14 @@ Ints = NDArray[np.int64]
 @dataclass(frozen=True)
 class Part:
     """One data set. split, config: of a hub or saved one. weight: how often its rows are used in an epoch. named: columns the
-    user named, and the format, as `find_columns` takes them."""
+    user named, and the format, as `find_columns` takes them. in_entry: whether it is an entry of a mixture that names them."""
 
     name: str
     split: str = "train"
     config: str | None = None
     weight: float = 1.0
     named: dict[str, Any] = field(default_factory=dict)
+    in_entry: bool = False
 
     def open(self, limit: int | None, bad: OnBadRow) -> "OpenPart":
         """Find its columns; its conversations are then read one by one.
@@ -45,10 +48,18 @@ class Part:
         """
         rows = iter_rows(self.name, self.split, self.config, limit, bad)
         seen = list(islice(rows, LOOKED_AT))
-        columns = find_columns(seen, self.name, **self.named)
+        columns = self._columns(seen)
         told: list[str] = []
         made = self._weighted(conversations(chain(seen, rows), columns, bad, told.append))
         return OpenPart(self, columns, made, tuple(left_out(self.name, self.split)), told)
+
+    def _columns(self, seen: Sequence[Row]) -> Columns:
+        try:
+            return replace(find_columns(seen, self.name, **self.named), in_entry=self.in_entry)
+        except ColumnsError as error:
+            if not self.in_entry:
+                raise
+            raise error.for_entry() from error
 
     def _weighted(self, made: Iterator[Conversation]) -> Iterator[Conversation]:
         return made if self.weight == 1 else (replace(conversation, weight=self.weight) for conversation in made)
@@ -89,7 +100,7 @@ def names_of(name: str) -> list[str]:
 
 def _mixed(entry: MixedData, recipe: Recipe) -> Part:
     named = entry.model_dump(include={"messages", "prompt", "completion", "system", "text", "tools"})
-    return Part(entry.path, entry.split or recipe.dataset_split, entry.subset, entry.weight, {**named, "format": entry.type})
+    return Part(entry.path, entry.split or recipe.dataset_split, entry.subset, entry.weight, {**named, "format": entry.type}, True)
 
 
 @dataclass(frozen=True)

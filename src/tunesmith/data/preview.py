@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tunesmith.data.advice import ColumnsError
 from tunesmith.data.bad_rows import BadRowFacts, BadRows, together
 from tunesmith.data.batch_render import BatchRenderer
 from tunesmith.data.cache import Cache
-from tunesmith.data.columns import ColumnsError
 from tunesmith.data.controls import special_ids
 from tunesmith.data.conversation import Conversation
 from tunesmith.data.dataset import Dataset, prepare

@@ -11,10 +11,12 @@ ROW_LIMIT = 2**22
 
 @dataclass(frozen=True)
 class Row:
-    """values: column to value. where: file and line (or row number) as a user would say it."""
+    """values: column to value. where: file and line (or row number) as a user would say it. note: with the first row of a file,
+    what the user should know of how the file was read."""
 
     values: dict[str, Any]
     where: str
+    note: str = ""
 
 
 def too_long(where: str) -> RowError:

@@ -1,6 +1,6 @@
 """Where rows come from: the bundled data set, files, folders, the hub. Every row knows its file and line."""
 
-import os.path
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -60,16 +60,19 @@ def is_bundled(name: str) -> bool:
 
 
 def check_name(name: str, split: str | None = None) -> None:
-    """See that there is a file, a folder or bundled data of that name; no row is read, and the hub is not asked.
+    """See that there is a file, a folder or bundled data of that name, or else that the hub has it; no row is read.
 
     Args:
-        split: that is to be there, if that is known yet.
+        split: that is to be there, if that is known yet; of data on the hub it is not asked.
 
     Raises:
         DataError: as `iter_rows` would before its first row.
     """
-    if split is not None or _kind(Path(name).expanduser()) != "a folder":
+    path = Path(name).expanduser()
+    if split is not None or _kind(path) != "a folder":
         _rows_of(name, split or "train", None, refuse)  # rows are read one by one, when they are asked for
+    if not (is_bundled(name) or _kind(path) or _matches(path)):
+        _check_on_hub(name)
 
 
 def absolute_name(name: str) -> str:
@@ -201,6 +204,44 @@ def _split_of(path: Path) -> str | None:
             "dev": "validation", "eval": "validation"}.get(word)  # fmt: skip
 
 
+def _check_on_hub(name: str) -> None:
+    """Ask the hub once for a data set, before `datasets` is imported, which takes seconds and then asks for half a minute. Left to
+    it is what it may have kept on this machine, and to ask a hub again that is at fault.
+
+    Raises:
+        DataError: there is no such data set, it may not be read, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    repo, _, revision = name.partition("@")
+    if repo.startswith("buckets/") or _may_be_kept(repo):
+        return
+    reasons: dict[type[Exception], str] = {
+        errors.OfflineModeIsEnabled: "it could not be asked",
+        httpx.RequestError: "it could not be asked",
+        errors.HFValidationError: "it has no such data set, or a private one",
+        errors.GatedRepoError: "it gives it only to those who accepted the data set's conditions and are logged in",
+        errors.RepositoryNotFoundError: "it has no such data set, or a private one",
+        errors.RevisionNotFoundError: f"it has no revision {revision!r} of it",
+    }
+    try:
+        HfApi().dataset_info(repo, revision=revision or None, expand=["sha"], timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except tuple(reasons) as error:
+        raise _not_given(name, next(why for kind, why in reasons.items() if isinstance(error, kind))) from error
+    except errors.HfHubHTTPError:
+        pass  # a fault of the hub's own
+
+
+def _may_be_kept(repo: str) -> bool:
+    """Whether `datasets` keeps any data of the same owner on this machine, or of those without one: only it knows which."""
+    from huggingface_hub import constants
+
+    place = Path(os.environ.get("HF_DATASETS_CACHE", f"{constants.HF_HOME}/datasets")).expanduser()
+    owner, slash, _ = repo.partition("/")
+    return place.is_dir() and any(kept.name.startswith(f"{owner}___" if slash else "") for kept in place.iterdir())
+
+
 def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[Row]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -209,14 +250,19 @@ def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[R
     try:
         dataset: Any = load_dataset(repo, config, split=split, revision=revision or None)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        meant = nearest(Path(repo).name, [*BUNDLED_COLUMNS, *_siblings(Path(repo))])
-        raise DataError(
-            f"{name}{meant} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
-            f"could not give it: {reason}",
-            "Check the name and the split, or give a path.",
-        ) from error
+        raise _not_given(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     yield from dataset_rows(dataset, label(name, split, config), bad)
+
+
+def _not_given(name: str, why: str) -> DataError:
+    """That data are nowhere to be had. why: in the hub's words."""
+    path = Path(name.partition("@")[0])
+    meant = nearest(path.name, [*BUNDLED_COLUMNS, *_siblings(path)])
+    return DataError(
+        f"{name}{meant} is neither a bundled data set ({', '.join(BUNDLED_COLUMNS)}), nor a file or folder here, and the hub "
+        f"could not give it: {why}",
+        "Check the name, the split and your network, or give a path.",
+    )
 
 
 def _plain_suffix(path: Path) -> str:

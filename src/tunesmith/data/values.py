@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tunesmith.data.messages import READ, SPEAKERS, in_rows
+from tunesmith.data.messages import READ, SPEAKERS, in_rows, turns_of
 from tunesmith.data.row import Row
 from tunesmith.data.tool_calls import json_of
 from tunesmith.errors import RowError
@@ -22,6 +22,19 @@ WRITTEN = tuple(
 def are_text(rows: Iterable[Row], column: str) -> bool:
     """Whether the first value there is in this column is text, or there is none yet."""
     return isinstance(next((v for row in rows if (v := row.values.get(column)) is not None), ""), str)
+
+
+def are_turns(rows: Iterable[Row], column: str) -> bool:
+    """Whether a value there is in this column is a list of pairs of texts, or there is none yet. A single bad one says nothing."""
+    filled = [(value, row.where) for row in rows if (value := row.values.get(column)) not in (None, "", [], "[]")]
+    return not filled or any(_is_list_of_turns(*one, column) for one in filled)
+
+
+def _is_list_of_turns(value: Any, where: str, column: str) -> bool:
+    try:
+        return bool(turns_of(value, where, column))
+    except RowError:
+        return False
 
 
 def are_written_messages(rows: Iterable[Row], column: str) -> bool:
