@@ -308,6 +308,14 @@ def test_turns_before_an_instruction_come_before_it_and_are_trained_as_any_earli
     ]  # fmt: skip
 
 
+def test_turns_before_a_prompt_come_after_the_system_prompt_that_stands_in_it():
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "And there?"}]
+    row = {"prompt": prompt, "completion": "Yes.", "history": [["Where?", "Here."]]}
+    assert [m.role for m in _last(row, [])] == ["system", "user", "assistant", "user", "assistant"]
+    with pytest.raises(DataError, match="has a system prompt in 'system' and another in its messages"):
+        _last({**row, "system": "Be kind."}, [])
+
+
 @pytest.mark.parametrize("nothing", [None, [], "", "[]"], ids=repr)
 def test_a_row_may_have_no_turns_before_its_instruction(nothing):
     first = [Row({**ALPACA, "history": nothing}, "line 1")]

@@ -153,11 +153,24 @@ def test_semicolons_in_a_header_alone_separate_nothing_even_if_bad_rows_are_left
         ("a;b,c\n1;2,3;4\n", {"a;b": "1;2", "c": "3;4"}),
         ("text\n1;2\n", {"text": "1;2"}),
         ('"a;b",c\n1;2,3\n', {"a;b": "1;2", "c": "3"}),
+        ('"a;\nb",c\n1;2,3\n', {"a;\nb": "1;2", "c": "3"}),
     ],
 )
 def test_semicolons_in_a_table_of_commas_are_text(file, text, read):
     (row,) = load_rows(file("a.csv", text))
     assert (row.values, row.note) == (read, "")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_no_row_is_taken_for_a_header_that_is_too_long(file, name):
+    with pytest.raises(DataError, match=rf"{name} line 1 is longer than"):
+        load_rows(file(name, "prompt," + "x" * ROW_LIMIT + "\na,b\nc,d\n"), bad=BadRows())
+
+
+def test_how_to_go_on_without_a_row_that_is_too_long_is_told_once(file):
+    with pytest.raises(RowError, match=r"line 2 is longer than") as caught:
+        load_rows(file("a.csv", "prompt,completion\n" + "x" * ROW_LIMIT + ",b\nc,d\n"))
+    assert caught.value.fix.count("--on-bad-row skip") == 1
 
 
 def test_one_column_is_a_table_too(file):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 from tunesmith.data.sources import check_name
 from tunesmith.errors import DataError
@@ -64,6 +65,42 @@ def test_offline_nothing_is_asked(hub: Any, rows: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="it could not be asked"):
         check_name("org/rows")
+    assert not hub.asked
+
+
+def test_offline_for_datasets_alone_nothing_is_asked_either(hub: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    with pytest.raises(DataError, match="it could not be asked: HF_DATASETS_OFFLINE is set"):
+        check_name("org/rows")
+    assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("http_proxy", "ftp://127.0.0.1", "Unknown scheme for proxy"),
+        ("http_proxy", "http://127.0.0.1:port", "Invalid port"),
+        ("http_proxy", "socks5://127.0.0.1:9", "socksio|could not be asked"),
+        ("SSL_CERT_FILE", "nowhere.pem", "No such file"),
+        ("HF_TOKEN", "hf_é", "can't encode"),
+    ],
+)
+def test_a_way_to_the_hub_that_cannot_be_taken_is_told(
+    hub: Any, rows: Any, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv(setting, value)
+    close_session()
+    with pytest.raises(DataError, match=says):
+        check_name("org/rows")
+    assert not hub.asked
+
+
+def test_a_folder_that_cannot_be_looked_into_is_left_to_those_who_keep_data_there(
+    hub: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", "long" * 100)
+    check_name("org/rows")
     assert not hub.asked
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 from tunesmith.base.catalog import resolve
 from tunesmith.base.hub_model import check_on_hub
@@ -47,6 +48,18 @@ def test_what_is_no_model_of_the_hub_is_told_with_the_reason(hub: Any, model: An
 def test_a_hub_that_cannot_be_asked_is_told(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="it could not be asked"):
+        check_on_hub(resolve("org/name"))
+    assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [("http://127.0.0.1:port", "Invalid port"), ("socks5://127.0.0.1:9", "socksio|could not be asked")]
+)
+def test_a_proxy_that_is_none_is_told(hub: Any, model: Any, monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", value)
+    close_session()
+    with pytest.raises(ModelError, match=says):
         check_on_hub(resolve("org/name"))
     assert not hub.asked
 

@@ -153,6 +153,29 @@ def test_half_precision_inputs_give_a_float32_loss_near_the_twin():
     torch.testing.assert_close(gradient.double(), torch.autograd.grad(expected, wide)[0], rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rise", [7.5, 12.0])
+def test_sums_over_a_vocabulary_do_not_leave_half_precision(dtype, rise, monkeypatch):
+    """rise: of the logits from one block to the next, below what moves the sums and above it."""
+    monkeypatch.setattr(cross_entropy, "BLOCK_COLUMNS", 256)
+    weight = (torch.randn(1024, 3) * 4).to(dtype)
+    weight[:, 0] = rise * (torch.arange(1024) // 256 % 2)
+    hidden = torch.tensor([[1.0, 0.0, 0.0]] * 2).to(dtype).requires_grad_()
+    targets = torch.tensor([0, 1000])
+    (gradient,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), hidden)
+    wide = hidden.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(linear_cross_entropy_plain(wide, weight.double(), targets), wide)
+    torch.testing.assert_close(gradient.double(), expected, rtol=0.02, atol=0.1)
+
+
+def test_what_words_far_below_the_target_say_is_not_lost_in_half_precision():
+    """Their exponentials are below fp16's smallest number, the gradient is not."""
+    weight = torch.tensor([[18.0, 0.0], [0.0, 2.0**12], [0.0, 2.0**12]]).half()
+    hidden = torch.tensor([[1.0, 0.0]]).half().requires_grad_()
+    (gradient,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, torch.tensor([0])), hidden)
+    assert gradient[0, 1].item() == pytest.approx(2**13 * math.exp(-18), rel=0.01)
+
+
 @shapes
 def test_inputs_are_left_as_they_were(shape):
     hidden, weight, targets = _inputs()

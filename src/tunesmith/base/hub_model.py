@@ -16,7 +16,7 @@ def check_on_hub(source: ModelSource) -> None:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     reasons = {
-        errors.OfflineModeIsEnabled: "it could not be asked",
+        errors.OfflineModeIsEnabled: "it could not be asked: HF_HUB_OFFLINE or the like is set",
         httpx.RequestError: "it could not be asked",
         errors.LocalEntryNotFoundError: "it could not be asked",
         errors.GatedRepoError: "it gives it only to those who accepted the model's conditions and are logged in",
@@ -29,7 +29,7 @@ def check_on_hub(source: ModelSource) -> None:
             with suppress(errors.HfHubHTTPError):  # any answer will do: a download tries for 23 s to reach a hub that gives none
                 get_hf_file_metadata(hf_hub_url(source.path, "config.json", revision=source.revision))
             hf_hub_download(source.path, "config.json", revision=source.revision)
-    except (OSError, ValueError, errors.EntryNotFoundError, httpx.RequestError) as error:
+    except (OSError, ValueError, ImportError, errors.EntryNotFoundError, httpx.RequestError, httpx.InvalidURL) as error:
         why = next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error).partition("\n")[0].rstrip("."))
         raise not_given(source, why) from error
 

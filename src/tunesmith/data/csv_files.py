@@ -15,22 +15,15 @@ from tunesmith.errors import DataError, RowError
 def csv_rows(file: TextIO, path: Path, bad: OnBadRow) -> Iterator[Row]:
     """The rows of an open file. Raises DataError for what spoils all of it; what is wrong with one row goes to ``bad``."""
     csv.field_size_limit(ROW_LIMIT)  # the module's own is 131,072 characters
-    lines = Lines(file, path, bad)
+    header: list[str] = []
+    lines = Lines(file, path, lambda error: _refuse(error, header, bad))
     separator = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else _comma_or_semicolon(file)
     note = f"{path} is separated by ';', not by commas" if separator == ";" else ""
     reader = csv.reader(iter(lines), delimiter=separator, strict=True)
-    header: list[str] = []
     while True:
         lines.row = lines.number + 1
         try:
             fields = next(reader, None)
-            if fields is None:
-                return
-            if not header:
-                header = _header(fields, separator, lines.begun)
-            elif fields:
-                yield Row(_cells(header, fields, separator, lines.begun), lines.begun, note)
-                note = ""
         except csv.Error as error:
             if "unexpected end" in str(error):
                 what = f"{lines.begun}: a quoted field of the row that begins here never ends."
@@ -38,6 +31,15 @@ def csv_rows(file: TextIO, path: Path, bad: OnBadRow) -> Iterator[Row]:
             if "field limit" in str(error):
                 raise endless(lines.begun) from error
             _refuse(RowError(f"{lines.begun}: {error}.", "Mend the row there."), header, bad)
+            continue
+        if fields is None:
+            return
+        try:
+            if not header:
+                header = _header(fields, separator, lines.begun)
+            elif fields:
+                yield Row(_cells(header, fields, separator, lines.begun), lines.begun, note)
+                note = ""
         except RowError as error:
             _refuse(error, header, bad)
 
@@ -47,7 +49,7 @@ def _comma_or_semicolon(file: TextIO) -> str:
     has one outside of quotes and no comma there. The file is at its beginning then, as before."""
     header = next(filter(str.strip, iter(lambda: file.readline(ROW_LIMIT), "")), "")
     file.seek(0)
-    bare = re.sub(r'"[^"]*"', "", header)
+    bare = re.sub(r'"[^"]*"?', "", header)  # a quote may go on in the next line
     return ";" if ";" in bare and "," not in bare else ","
 
 

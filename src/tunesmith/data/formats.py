@@ -78,7 +78,8 @@ def _conversation(row: Row, columns: Columns) -> Conversation:
         said = messages_of(_cell(row, columns.messages), row.where, columns.messages)
     else:
         prompt, said = _pair(row, columns)
-        earlier = [*_history(row, columns), *prompt]
+        asked = next((number for number, m in enumerate(prompt) if m.role != "system"), len(prompt))
+        earlier = [*prompt[:asked], *_history(row, columns), *prompt[asked:]]
     messages = [*earlier, *said]
     answers = [m for m in said if m.role == "assistant" and (m.content.strip() or "tool_calls" in m.more)]
     if not answers:

@@ -217,8 +217,10 @@ def _check_on_hub(name: str) -> None:
     repo, _, revision = name.partition("@")
     if repo.startswith("buckets/") or _may_be_kept(repo):
         return
+    if os.environ.get("HF_DATASETS_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:  # the client knows HF_HUB_OFFLINE alone
+        raise _not_given(name, "it could not be asked: HF_DATASETS_OFFLINE is set")
     reasons: dict[type[Exception], str] = {
-        errors.OfflineModeIsEnabled: "it could not be asked",
+        errors.OfflineModeIsEnabled: "it could not be asked: HF_HUB_OFFLINE or the like is set",
         httpx.RequestError: "it could not be asked",
         errors.HFValidationError: "it has no such data set, or a private one",
         errors.GatedRepoError: "it gives it only to those who accepted the data set's conditions and are logged in",
@@ -231,6 +233,8 @@ def _check_on_hub(name: str) -> None:
         raise _not_given(name, next(why for kind, why in reasons.items() if isinstance(error, kind))) from error
     except errors.HfHubHTTPError:
         pass  # a fault of the hub's own
+    except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:  # a proxy, token or certificate that cannot be used
+        raise _not_given(name, _first_line(error)) from error
 
 
 def _may_be_kept(repo: str) -> bool:
@@ -239,7 +243,10 @@ def _may_be_kept(repo: str) -> bool:
 
     place = Path(os.environ.get("HF_DATASETS_CACHE", f"{constants.HF_HOME}/datasets")).expanduser()
     owner, slash, _ = repo.partition("/")
-    return place.is_dir() and any(kept.name.startswith(f"{owner}___" if slash else "") for kept in place.iterdir())
+    try:
+        return place.is_dir() and any(kept.name.startswith(f"{owner}___" if slash else "") for kept in place.iterdir())
+    except OSError:  # not for us to look into
+        return True
 
 
 def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[Row]:
@@ -249,9 +256,13 @@ def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[R
     repo, _, revision = name.partition("@")
     try:
         dataset: Any = load_dataset(repo, config, split=split, revision=revision or None)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise _not_given(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    except (OSError, ValueError, RuntimeError, ImportError, DatasetsError) as error:
+        raise _not_given(name, _first_line(error)) from error
     yield from dataset_rows(dataset, label(name, split, config), bad)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _not_given(name: str, why: str) -> DataError:

@@ -25,7 +25,7 @@ CHUNK_ELEMENTS = 16 * 2**20
 BLOCK_ROWS, BLOCK_COLUMNS = 1024, 1024
 """Tokens and words of the vocabulary in one matrix product elsewhere (4 MB of logits in fp32)."""
 HEADROOM = 8.0
-"""How far a logit may be above m before sums are moved to a higher one: its exponential fits fp16."""
+"""How far a logit may be above m before sums are moved to a higher one: sums of exponentials stay far from where fp32 ends."""
 
 
 def linear_cross_entropy(
@@ -129,9 +129,10 @@ class _Sums:
         slope = 1 - (logits / softcap).square_() if softcap and gradient else None
         exponential = logits.sub_(self.highest).exp_()
         exponential[here] = 0
-        self.total += exponential.sum(1, keepdim=True)
+        total = exponential.sum(1, keepdim=True)
+        self.total += total
         if gradient:
-            self._add_product(exponential if slope is None else exponential.mul_(slope), block)
+            self._add_product(exponential if slope is None else exponential.mul_(slope), total, block)
 
     def _raise(self, peak: Tensor) -> None:
         """Move m up to where the logits of a block are, if some are far above it."""
@@ -143,8 +144,11 @@ class _Sums:
         self.weighted *= shrink
         self.highest = higher
 
-    def _add_product(self, factors: Tensor, block: Tensor) -> None:
+    def _add_product(self, factors: Tensor, total: Tensor, block: Tensor) -> None:
+        """Add ``factors W``. total: what a token's factors do not exceed in sum, ``[N, 1]``. In half precision their shares of it
+        are multiplied, which gives a mean of the words: a sum of them may be too large for fp16, a factor too small."""
         if block.dtype == self.weighted.dtype:
             self.weighted.addmm_(factors, block)
         else:
-            self.weighted += factors.to(block.dtype) @ block
+            shares = factors.div_(total.clamp_min(torch.finfo(total.dtype).tiny))
+            self.weighted += (shares.to(block.dtype) @ block) * total
