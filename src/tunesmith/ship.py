@@ -16,7 +16,7 @@ from tunesmith.export import gguf
 from tunesmith.export.agreement import LIMITS, Agreement, compare, next_token_logs
 from tunesmith.export.hub import Pushed
 from tunesmith.export.merge import compute_type, open_merged, write_merged
-from tunesmith.export.ollama import modelfile
+from tunesmith.export.ollama import context_length, modelfile
 from tunesmith.export.publish import publish
 from tunesmith.generate.session import Session, conversations
 from tunesmith.open_run import open_session, recipe_of
@@ -76,7 +76,7 @@ def export_gguf(
     with plain_disk_errors(place), made_whole(place) as made:
         watch(Note("Loading the run"))
         session = open_session(folder, lean=False)
-        with _modelfile_beside(place, session) if ollama else nullcontext():
+        with _modelfile_beside(place, session, recipe_of(folder).max_length) if ollama else nullcontext():
             _write_gguf(session, gguf_file(recipe_of(folder).model_name_or_path), made, kind, watch)
     return place.stat().st_size
 
@@ -109,7 +109,7 @@ def push(
 
 
 @contextmanager
-def _modelfile_beside(place: Path, session: Session) -> Iterator[None]:
+def _modelfile_beside(place: Path, session: Session, longest_row: int | None) -> Iterator[None]:
     """Puts a Modelfile beside the file that is made within this block, and before it: killed in between, the same export goes on
     with the Modelfile it finds, where a finished file without one would be in its way.
 
@@ -119,7 +119,8 @@ def _modelfile_beside(place: Path, session: Session) -> Iterator[None]:
     tokenizer, there = session.renderer.tokenizer, place.with_name("Modelfile")
     stops = [tokenizer.convert_ids_to_tokens(token) for token in session.stop_ids]
     render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
-    content = modelfile(place.name, render, tokenizer.bos_token or "", stops).encode()
+    context = context_length(longest_row, session.context)
+    content = modelfile(place.name, render, tokenizer.bos_token or "", stops, context).encode()
     if there.is_file() and there.read_bytes() == content:
         with workshop(there):
             yield

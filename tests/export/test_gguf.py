@@ -1,16 +1,18 @@
 """Proves with llama.cpp itself that exported files answer as the live adapter does, and that nothing is written by mistake."""
 
 import json
+import shutil
 
 import gguf
 import numpy as np
 import pytest
+import yaml
 from tests.export.tiny_bases import save_run
 from tests.llama_cpp import answers_of
 
 import tunesmith as ts
 from tunesmith.errors import RunError
-from tunesmith.export.ollama import modelfile
+from tunesmith.export.ollama import context_length, modelfile
 from tunesmith.generate.engine import Sampling, generate
 from tunesmith.generate.session import QUESTIONS
 
@@ -124,6 +126,14 @@ def test_a_file_that_is_there_is_left_alone(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Modelfile", "out.gguf"]
 
 
+def test_a_modelfile_lets_ollama_see_the_longest_row_that_the_run_was_trained_on(run, tmp_path):
+    long = shutil.copytree(run, tmp_path / "long")
+    recipe = yaml.safe_load((long / "run.yaml").read_text())
+    (long / "run.yaml").write_text(yaml.safe_dump(recipe | {"max_length": 5000}))
+    ts.export_gguf(long, tmp_path / "out.gguf", "adapter", ollama=True)
+    assert "\nPARAMETER num_ctx 6024\n" in (tmp_path / "Modelfile").read_text()
+
+
 def _render(turn, end, system="", begin=""):
     def render(messages):
         first = [{"role": "system", "content": system}] if system and messages[0]["role"] != "system" else []
@@ -136,22 +146,31 @@ CHATML = "<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n"
 
 
 def test_a_modelfile_says_template_default_system_prompt_stops_and_that_answers_are_those_of_chat():
-    text = modelfile("m.gguf", _render(*CHATML, system="Be kind."), "<|im_start|>", ["<|im_end|>"])
+    text = modelfile("m.gguf", _render(*CHATML, system="Be kind."), "<|im_start|>", ["<|im_end|>"], 5000)
     assert text.startswith("FROM ./m.gguf\n")
     turn = "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"
     assert f'TEMPLATE """{{{{ range .Messages }}}}{turn}{{{{ end }}}}<|im_start|>assistant\n"""' in text
     assert 'SYSTEM """Be kind."""' in text
     assert 'PARAMETER stop "<|im_end|>"' in text
+    assert "\nPARAMETER num_ctx 5000\n" in text
     assert "\nPARAMETER temperature 0\n" in text
     assert text.endswith("\nPARAMETER repeat_penalty 1\n")
 
 
+@pytest.mark.parametrize(
+    ("longest_row", "positions", "context"),
+    [(64, 131_072, 4096), (None, 131_072, 4096), (8000, 131_072, 9024), (64, 2048, 2048), (8000, 8192, 8192), (3500, 2**31, 4524)],
+)
+def test_ollama_lets_the_model_see_the_longest_row_and_an_answer_and_no_more_than_it_can(longest_row, positions, context):
+    assert context_length(longest_row, positions) == context
+
+
 def test_a_template_ollamas_language_cannot_say_is_left_to_the_file():
-    text = modelfile("m.gguf", _render(*CHATML, begin="<s>"), "<s>", [])
+    text = modelfile("m.gguf", _render(*CHATML, begin="<s>"), "<s>", [], 4096)
     assert "TEMPLATE" in text
     assert "SYSTEM" not in text
 
     def numbered(messages):
         return "".join(f"[{i}] {m['role']}: {m['content']}\n" for i, m in enumerate(messages)) + "assistant:"
 
-    assert "TEMPLATE" not in modelfile("m.gguf", numbered, "", ["\n"])
+    assert "TEMPLATE" not in modelfile("m.gguf", numbered, "", ["\n"], 4096)

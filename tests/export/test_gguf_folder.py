@@ -101,6 +101,7 @@ def test_ollama_is_told_of_the_same_stop_tokens_and_of_the_template_where_its_la
     assert told.startswith("FROM ./out.gguf\n")
     ends = [session.renderer.tokenizer.convert_ids_to_tokens(stop) for stop in session.stop_ids]
     assert [line for line in told.splitlines() if line.startswith("PARAMETER stop")] == [f'PARAMETER stop "{end}"' for end in ends]
+    assert f"\nPARAMETER num_ctx {min(session.context, 4096)}\n" in told
     assert ("TEMPLATE" in told) == ("[INST]" not in session.renderer.tokenizer.chat_template)
 
 

@@ -132,14 +132,14 @@ def test_control_tokens_that_are_typed_stay_text(live, session):
     assert ids.count(session.renderer.stop_token_id) == 1
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_ends_its_answer(serve, endless, stream):
+@pytest.mark.parametrize(("stream", "n"), [(True, 1), (False, 1), (True, 3), (False, 3)])
+def test_a_client_that_goes_away_ends_its_answers(serve, endless, stream, n):
     going_on = threading.Event()
     going_on.set()
     embedding = endless.model.get_input_embeddings()
     held = embedding.register_forward_pre_hook(lambda module, given: going_on.wait(30) and None)
     with serve(endless, Limits(slots=1)) as live, live.client() as client:
-        leaving = send_raw(live, question(max_tokens=200, stream=stream))
+        leaving = send_raw(live, question(max_tokens=200, stream=stream, n=n, temperature=n - 1.0))
         while "tunesmith_living 1" not in client.get("/metrics").text:
             pass
         going_on.clear()  # the next token waits until the server has noticed
@@ -150,7 +150,7 @@ def test_a_client_that_goes_away_ends_its_answer(serve, endless, stream):
         while live.service.worker.living:
             client.get("/health")
         held.remove()
-        assert live.service.metrics.answers["tuned", "left"] == 1
+        assert live.service.metrics.answers == {("tuned", "left"): n}
         assert live.service.metrics.answer_tokens["tuned"] < 190
         assert live.chat(client, max_tokens=2).status_code == 200
 

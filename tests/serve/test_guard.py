@@ -237,12 +237,18 @@ def test_escaped_quotes_without_end_cost_no_time(app):
         ({"temperature": float("inf")}, "temperature"), ({"temperature": "1"}, "temperature"),
         ({"temperature": 2.1}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"), ({"top_k": -1}, "top_k"),
         ({"seed": 1.5}, "seed"), ({"seed": 2**63}, "seed"), ({"n": 2}, "n"), ({"n": True}, "n"),
+        ({"n": 17, "temperature": 1.0}, "n"), ({"n": 0}, "n"), ({"n": -1}, "n"), ({"n": "2"}, "n"),
+        ({"n": 10**400}, "n"), ({"n": [2]}, "n"), ({"n": 2, "temperature": 1e-9}, "n"),
         ({"stop": ""}, "stop"), ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ["a" * 201]}, "stop.0"), ({"stop": 5}, "stop"), ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"odd": True}}, "stream_options.odd"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"), ({"presence_penalty": -1}, "presence_penalty"),
-        ({"logprobs": True}, "logprobs"), ({"top_logprobs": 5}, "top_logprobs"), ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"logprobs": 1}, "logprobs"), ({"logprobs": "true"}, "logprobs"), ({"logprobs": {}}, "logprobs"),
+        ({"top_logprobs": 5}, "top_logprobs"), ({"logprobs": False, "top_logprobs": 5}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"), ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": True}, "top_logprobs"), ({"logprobs": True, "top_logprobs": "5"}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 10**400}, "top_logprobs"), ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"), ({"modalities": ["audio"]}, "modalities.0"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
         ({"temprature": 1}, "temprature"), ({"trust_remote_code": True}, "trust_remote_code"),
@@ -271,7 +277,8 @@ def test_a_wrong_field_is_refused_by_name(app, fields, param):
 
 
 @pytest.mark.parametrize(("fields", "told"), [
-    ({"n": 2}, "ask again, with another seed"), ({"logprobs": True}, "no probabilities"), ({"logit_bias": {"5": 1}}, "top_k"),
+    ({"n": 2}, "give a temperature above 0"), ({"n": 17}, "less than or equal to 16"), ({"logit_bias": {"5": 1}}, "top_k"),
+    ({"top_logprobs": 5}, "only together with logprobs: true"),
     ({"response_format": {"type": "json_object"}}, "check it"), ({"tool_choice": "required"}, "'auto'"),
     ({"response_format": {"type": "json_object"}}, "Leave response_format out."),
     ({"response_format": {}}, "response_format.type: Field required"), ({"n": 1.0}, "valid integer"),
@@ -284,9 +291,9 @@ def test_what_is_not_offered_is_refused_with_the_reason(app, fields, told):
 
 def test_a_body_that_is_not_utf8_and_a_path_that_is_not_here_are_told_in_words(app):
     assert "UTF-8" in error(post(app, '{"model": "é"}'.encode("latin-1")))["message"]
-    told = error(send(app, "POST", "/v1/completions", headers=[("content-type", "application/json")], body=b"{}"))["message"]
-    assert "/v1/completions" in told
-    assert "POST /v1/chat/completions" in told
+    told = error(send(app, "POST", "/v1/embeddings", headers=[("content-type", "application/json")], body=b"{}"))["message"]
+    assert "/v1/embeddings" in told
+    assert "POST /v1/chat/completions and /v1/completions" in told
 
 
 def test_pictures_are_refused_in_words(app):
@@ -303,7 +310,8 @@ def test_a_prompt_the_model_cannot_see_is_refused_with_numbers(app):
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", CHAT, 405), ("DELETE", "/v1/models", 405), ("GET", "/docs", 404),
-    ("GET", "/", 404), ("POST", "/v1/completions", 404), ("GET", "/v1/models/..%2f..%2fetc", 404)])  # fmt: skip
+    ("GET", "/", 404), ("GET", "/v1/completions", 405), ("POST", "/v1/embeddings", 404),
+    ("GET", "/v1/models/..%2f..%2fetc", 404)])  # fmt: skip
 def test_other_paths_and_methods_are_refused_in_the_same_form(app, method, path, status):
     response = send(app, method, path, headers=[("content-type", "application/json")], body=b"{}")
     assert response.status_code == status

@@ -19,15 +19,31 @@ CHOICE = ("PARAMETER temperature 0", "PARAMETER repeat_penalty 1")
 WHY = (
     "# As `tunesmith chat` answers. Ollama's own are temperature 0.8, and repeat_penalty 1.1, which shuns the words of the prompt."
 )
+CONTEXT = 4096
+"""Tokens that Ollama lets a model see if nobody says (2,048 in older versions, more on large cards in newer ones)."""
+ANSWER = 1024
+"""Tokens left for an answer to a prompt as long as the longest row."""
+WHY_CONTEXT = "# Tokens of prompt and answer together. Ollama cuts longer ones without a word, by a limit that knows no training."
 Render = Callable[[list[dict[str, Any]]], str]
 
 
-def modelfile(model: str, render: Render, bos: str, stops: list[str]) -> str:
+def context_length(longest_row: int | None, positions: int) -> int:
+    """Tokens that Ollama should let a model see: the longest row that was trained and an answer, no fewer than it does by itself,
+    no more than the model can. Not all that the model can: Ollama takes memory for all of them at once.
+
+    Args:
+        longest_row: in tokens; None if that is not known. positions: tokens the model can see.
+    """
+    return min(positions, max(CONTEXT, (longest_row or 0) + ANSWER))
+
+
+def modelfile(model: str, render: Render, bos: str, stops: list[str], context: int) -> str:
     """The text of a Modelfile. Where Ollama's language cannot say the template, it takes the one it recognises in the file itself.
 
     Args:
         model: name of the GGUF file beside it. render: text of messages that wait for the assistant. bos: token a
-            conversation begins with, or an empty string (Ollama writes it itself). stops: texts that end an answer.
+            conversation begins with, or an empty string (Ollama writes it itself). stops: texts that end an answer. context: tokens
+            that prompt and answer may have; see `context_length`.
     """
     lines = [f"FROM ./{model}"]
     found = _template(render, bos)
@@ -37,7 +53,8 @@ def modelfile(model: str, render: Render, bos: str, stops: list[str]) -> str:
         lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{go}{{{{ end }}}}{before_answer}"""')
         if system:
             lines.append(f'SYSTEM """{system}"""')
-    lines += [*(f'PARAMETER stop "{stop}"' for stop in stops), WHY, *CHOICE]
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    lines += [WHY_CONTEXT, f"PARAMETER num_ctx {context}", WHY, *CHOICE]
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tunesmith.generate.cached import CachedRows
 from tunesmith.generate.fit import store_shape
+from tunesmith.generate.logprobs import Chosen, chosen_logprobs
 from tunesmith.generate.plain import PlainRows
 from tunesmith.generate.pool import keep_rows, take_rows
 from tunesmith.generate.sampling import Draw, Sampling
@@ -18,10 +19,12 @@ from tunesmith.generate.sampling import Draw, Sampling
 
 @dataclass
 class _Answer:
-    """An answer's prompt, how its tokens are chosen, the last one, and how many there are."""
+    """An answer's prompt, how its tokens are chosen, how many of the likeliest are told beside each (None for no logprobs), the
+    last one, and how many there are."""
 
     prompt: list[int]
     draw: Draw
+    top: int | None
     last: int = -1
     count: int = 0
 
@@ -37,6 +40,9 @@ class Decoder:
         context: tokens the model can see: an answer that reaches them with its prompt ends. None for no end.
         base: decode without the adapter. plain: use the model's own cache, one answer after the other, as is done with models
             that the static store does not fit; ``plain_reason`` then says why.
+
+    Attributes:
+        logprobs: of the tokens of the last step, by key, for answers that ask for them.
 
     One thread may use a model at a time.
     """
@@ -56,14 +62,18 @@ class Decoder:
         self.rows: list[int] = []  # keys of the answers that have one, in the backend's order
         self.waiting: deque[int] = deque()
         self.added = 0
+        self.logprobs: dict[int, Chosen] = {}
 
     @property
     def living(self) -> tuple[int, ...]:
         """Keys of the answers that are not finished, those that wait for a slot too, in order of coming."""
         return tuple(self.answers)
 
-    def add(self, prompt_ids: Sequence[int], sampling: Sampling = Sampling()) -> int:
+    def add(self, prompt_ids: Sequence[int], sampling: Sampling = Sampling(), top_logprobs: int | None = None) -> int:
         """Begin an answer; it gets its first token at the next step, or when a slot is free.
+
+        Args:
+            top_logprobs: find the logprobs of its tokens, and of so many of the likeliest in the place of each; None for neither.
 
         Returns:
             The key of the answer, never used again.
@@ -74,7 +84,7 @@ class Decoder:
         if not len(prompt_ids):
             raise ValueError("a prompt needs at least one token")
         key, self.added = self.added, self.added + 1
-        self.answers[key] = _Answer(list(prompt_ids), Draw(sampling))
+        self.answers[key] = _Answer(list(prompt_ids), Draw(sampling), top_logprobs)
         self.waiting.append(key)
         return key
 
@@ -104,6 +114,7 @@ class Decoder:
     @torch.no_grad()
     def step(self) -> dict[int, int]:
         """One more token for every answer that has a slot, by key. A stop token is handed out as an answer's last token."""
+        self.logprobs = {}
         if not self.answers:
             return {}
         backend, tokens = self._backend(), {}
@@ -144,4 +155,13 @@ class Decoder:
             answer = self.answers[key]
             answer.last = chosen[key] = first if answer.draw.greedy else answer.draw.token(row)
             answer.count += 1
+        self._note_logprobs(keys, logits)
         return chosen
+
+    def _note_logprobs(self, keys: Sequence[int], logits: Tensor) -> None:
+        """From the logits that are there anyway: no step, captured or not, computes anything more for it."""
+        tops = {row: top for row, key in enumerate(keys) if (top := self.answers[key].top) is not None}
+        if tops:
+            asked = [keys[row] for row in tops]
+            tokens = [self.answers[key].last for key in asked]
+            self.logprobs |= zip(asked, chosen_logprobs(logits[list(tops)], tokens, list(tops.values())))

@@ -1,7 +1,8 @@
 """How the next token is chosen: the likeliest one, or drawn from what temperature, top-k and top-p leave."""
 
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -35,6 +36,13 @@ class Sampling:
             if name not in names:
                 raise RecipeError(f"There is no setting {name!r}{nearest(name, names)}.", f"Set one of {', '.join(names)}.")
         return cls(**settings)
+
+    def nth(self, number: int) -> "Sampling":
+        """That of one of several answers to a prompt, numbered from 0: with a seed, each draws otherwise, and always alike. The
+        first one keeps the seed; the others' are no neighbours of it, which may be somebody's next seed."""
+        if self.seed is None or number == 0:
+            return self
+        return replace(self, seed=random.Random(f"{self.seed} {number}").getrandbits(63))
 
     def __post_init__(self) -> None:
         for one in fields(self):

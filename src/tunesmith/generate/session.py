@@ -75,10 +75,13 @@ class Session:
         return prompt
 
 
-def room_for(prompt: int, context: int, fix: str = "Shorten them, or leave earlier turns out.") -> int:
-    """Tokens left for the answer to messages of so many. Raises DataError, with this ``fix``, if there are none."""
+def room_for(
+    prompt: int, context: int, fix: str = "Shorten them, or leave earlier turns out.", what: str = "The messages are"
+) -> int:
+    """Tokens left for the answer to a prompt of so many. Raises DataError, that says ``what`` it is and this ``fix``, if there are
+    none."""
     if prompt >= context:
-        raise DataError(f"The messages are {prompt:,} tokens, and this model sees {context:,}, its answer included.", fix)
+        raise DataError(f"{what} {prompt:,} tokens, and this model sees {context:,}, its answer included.", fix)
     return context - prompt
 
 

@@ -1,9 +1,6 @@
 """The HTTP side: paths, event streams, errors in OpenAI's form. What is asked is checked before it gets here."""
 
 import asyncio
-import json
-import secrets
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,18 +12,20 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import tunesmith
 from tunesmith.errors import nearest
-from tunesmith.serve.answer import AnswerError, Finish
+from tunesmith.serve.answer import AnswerError
 from tunesmith.serve.event_stream import EventStream, until_gone
 from tunesmith.serve.guard import App, Guard
-from tunesmith.serve.protocol import NOT_HERE, ChatRequest, Choice, Completion, ErrorBody, Health, ModelCard, ModelList, Said, Usage
+from tunesmith.serve.protocol import AnswerRequest, ChatRequest, Completion, ErrorBody, Health, ModelCard, ModelList
 from tunesmith.serve.refusal import RefusalError
-from tunesmith.serve.service import Service, Talk
+from tunesmith.serve.reply import ChatReply, Reply, TextReply
+from tunesmith.serve.service import Service
+from tunesmith.serve.text_protocol import TextCompletion, TextRequest
 
 REFUSED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "Something about the request is not right"},
     "5XX": {"model": ErrorBody, "description": "No answer can be given, or not now"},
 }
-ANSWERED = "There are POST /v1/chat/completions, and GET /v1/models, /health, /metrics and /openapi.json"
+ANSWERED = "There are POST /v1/chat/completions and /v1/completions, and GET /v1/models, /health, /metrics and /openapi.json"
 STREAMED = {
     "description": "The answer; with stream: true, as events",
     "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},  # of each event
@@ -60,17 +59,27 @@ def _inner_app(service: Service) -> FastAPI:
     @app.post("/v1/chat/completions", response_model=Completion, responses={200: STREAMED})
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The assistant's next message."""
-        talk = await service.begin(body)
-        if body.stream:
-            usage = body.stream_options is not None and body.stream_options.include_usage
-            return EventStream(_events(talk, usage), talk.close, service.limits.send_seconds)
-        try:
-            completion = await until_gone(_whole(talk), request.receive)
-        finally:
-            talk.close()
-        return JSONResponse(completion.model_dump()) if completion else Response(status_code=499)  # nobody reads this
+        return await _reply(service, body, request, ChatReply)
+
+    @app.post("/v1/completions", response_model=TextCompletion, responses={200: STREAMED})
+    async def complete(body: TextRequest, request: Request) -> Response:
+        """How a text goes on."""
+        return await _reply(service, body, request, TextReply)
 
     return app
+
+
+async def _reply(service: Service, body: AnswerRequest, request: Request, form: type[Reply]) -> Response:
+    talk = await service.begin(body)
+    reply = form(talk)
+    if body.stream:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return EventStream(reply.events(usage), talk.close, service.limits.send_seconds)
+    try:
+        completion = await until_gone(reply.whole(), request.receive)
+    finally:
+        talk.close()
+    return JSONResponse(completion) if completion else Response(status_code=499)  # nobody reads this
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -107,7 +116,7 @@ def _add_watching(app: FastAPI, service: Service) -> None:
         living = service.worker.living
         gauges = {
             "living": ("Answers that are growing", living),
-            "queue": ("Requests that wait for their first token", max(0, service.open - living)),
+            "queue": ("Answers that wait for their first token", max(0, service.open - living)),
         }
         return PlainTextResponse(service.metrics.text(gauges), media_type="text/plain; version=0.0.4")
 
@@ -128,7 +137,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        refusal = _explained(error)
+        refusal = _explained(error, TextRequest if request.url.path == "/v1/completions" else ChatRequest)
         return JSONResponse(refusal.body(), refusal.status)
 
     @app.exception_handler(HTTPException)
@@ -147,7 +156,7 @@ def _unanswerable(request: Request, error: HTTPException) -> RefusalError:
     return RefusalError(error.status_code, words.get(error.status_code, str(error.detail)))
 
 
-def _explained(error: RequestValidationError) -> RefusalError:
+def _explained(error: RequestValidationError, asked: type[AnswerRequest]) -> RefusalError:
     """The most telling of what a body has wrong with it, in words that quote no values."""
     # Where one of several types would do, what is wrong within one says more than that it is not another.
     worst = max(error.errors(), key=lambda found: (len(found["loc"]), not found["type"].endswith("_type")))
@@ -158,61 +167,13 @@ def _explained(error: RequestValidationError) -> RefusalError:
     named = [str(part) for part in loc[:-1] if not (isinstance(part, str) and ("[" in part or "-" in part or part == "str"))]
     param = ".".join([*named, *(str(part) for part in loc[-1:] if "[" not in str(part) and part not in ("str", "constrained-str"))])
     if kind == "extra_forbidden":
-        meant = "" if "." in param else nearest(param, ChatRequest.model_fields)
+        meant = "" if "." in param else nearest(param, asked.model_fields)
         return RefusalError(400, f"There is no field {param!r}{meant}.", param=param, code="unknown_field")
-    if param in NOT_HERE and kind != "missing" and not kind.endswith("_type"):
+    if param in asked.not_here and kind != "missing" and not kind.endswith("_type"):
         field = param.partition(".")[0]
-        return RefusalError(400, f"{param}: {NOT_HERE[param]}. Leave {field} out.", param=param, code="wrong_value")
+        return RefusalError(400, f"{param}: {asked.not_here[param]}. Leave {field} out.", param=param, code="wrong_value")
     what = worst["msg"].removeprefix("Value error, ")
     if not param and ": " in what:
         param = what.partition(": ")[0]
     message = f"{param}: {what.removeprefix(param + ': ')}." if param else f"The body is not as it should be: {what}."
     return RefusalError(400, message, param=param or None, code="missing_field" if kind == "missing" else "wrong_value")
-
-
-async def _whole(talk: Talk) -> Completion:
-    assert talk.answer is not None
-    text = ""
-    finish: Finish = "stop"
-    try:
-        async for piece in talk.answer.pieces():
-            text += piece.text
-            finish = piece.finish or finish
-        talk.end = finish
-    except AnswerError:
-        talk.end = "failed"
-        raise
-    choice = Choice(message=Said(content=text), finish_reason=finish)
-    usage = Usage.of(len(talk.answer.ask.prompt), talk.answer.tokens)
-    return Completion(id=_name(), created=int(time.time()), model=talk.model, choices=[choice], usage=usage)
-
-
-async def _events(talk: Talk, with_usage: bool) -> AsyncIterator[str]:
-    """The chunks of a stream, as JSON, and the mark that ends it."""
-    assert talk.answer is not None
-    head = {"id": _name(), "object": "chat.completion.chunk", "created": int(time.time()), "model": talk.model}
-
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return json.dumps({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
-
-    yield chunk({"role": "assistant", "content": ""})
-    try:
-        async for piece in talk.answer.pieces():
-            if piece.text:
-                yield chunk({"content": piece.text})
-            if piece.finish:
-                talk.end = piece.finish
-                yield chunk({}, piece.finish)
-    except AnswerError as error:
-        talk.end = "failed"
-        yield json.dumps(RefusalError(500, str(error), code="failed").body())
-        return
-    if with_usage:
-        counts = Usage.of(len(talk.answer.ask.prompt), talk.answer.tokens)
-        yield json.dumps({**head, "choices": [], "usage": counts.model_dump()})
-    yield "[DONE]"
-
-
-def _name() -> str:
-    return f"chatcmpl-{secrets.token_hex(12)}"

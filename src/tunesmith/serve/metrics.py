@@ -6,7 +6,7 @@ from typing import Any
 
 from tunesmith.serve.guard import App, Message, Receive, Scope, Send
 
-PATHS = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
 
 
 class Metrics:

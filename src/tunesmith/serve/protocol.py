@@ -4,25 +4,20 @@ A field that would change the answer is honoured or refused by name; some are ta
 Those of `IGNORED` change nothing here and are accepted.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tunesmith.serve.answer import Finish
 from tunesmith.serve.limits import Limits
+from tunesmith.serve.logprobs import Logprobs
 
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
 """Fields that are accepted and have no effect."""
-ONE_ANSWER = "this server gives one answer a request; ask again, with another seed, for another"
-NO_ODDS = "this server tells no probabilities"
-NO_BIAS = "answers are drawn by temperature, top_p, top_k and seed alone"
-NOT_HERE = {
-    "n": ONE_ANSWER, "logprobs": NO_ODDS, "top_logprobs": NO_ODDS, "frequency_penalty": NO_BIAS, "presence_penalty": NO_BIAS,
-    "logit_bias": NO_BIAS, "tool_choice": "nothing makes the model call a tool; 'auto' and 'none' are taken",
-    "response_format.type": "nothing holds an answer to a form; ask for it in the messages, with type 'text', and check it",
-}  # fmt: skip
-"""Why fields are taken with the one value that changes nothing, to be said to those who give another."""
-MESSAGES, STOPS, STOP_LENGTH = 1000, 4, 200
+NO_BIAS = dict.fromkeys(
+    ("frequency_penalty", "presence_penalty", "logit_bias"), "answers are drawn by temperature, top_p, top_k and seed alone"
+)
+MESSAGES, STOPS, STOP_LENGTH, TOP = 1000, 4, 200, 20
 TINY = 1e-3
 """Temperatures below are taken as 0: the likeliest token has all of the probability."""
 
@@ -89,45 +84,60 @@ StopText = Annotated[str, Field(min_length=1, max_length=STOP_LENGTH)]
 Count = Annotated[int, Field(ge=1, le=Limits.answer)]
 
 
-class ChatRequest(_Strict):
-    """The body of /v1/chat/completions. Answers are greedy unless a temperature is given."""
+class AnswerRequest(_Strict):
+    """What any request for answers may say. They are greedy unless a temperature is given.
+
+    Attributes:
+        prompted_by: the field that the prompt is made of. usual: tokens of an answer that does not say; None for the server's own.
+        not_here: why fields are taken with the one value that changes nothing, to be said to those who give another.
+    """
+
+    prompted_by: ClassVar[str]
+    not_here: ClassVar[dict[str, str]] = NO_BIAS
+    usual: ClassVar[int | None] = None
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=STOPS)] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=Limits.choices)] | None = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    response_format: TextFormat | None = None
-    modalities: list[Literal["text"]] | None = None
     user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    parallel_tool_calls: Any = None
 
     @model_validator(mode="after")
-    def _honoured(self) -> "ChatRequest":
+    def _consistent(self) -> "AnswerRequest":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only together with stream: true")
-        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_tokens: differs from max_completion_tokens; give one of them")
+        if self.each > 1 and self.greedy:
+            raise ValueError("n: at temperature 0, which is the default here, all answers are the same; give a temperature above 0")
         return self
+
+    @property
+    def each(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts there are."""
+        return 1
+
+    @property
+    def longest(self) -> tuple[str, int] | None:
+        """The field that says how many tokens an answer may have, and how many."""
+        return None if self.max_tokens is None else ("max_tokens", self.max_tokens)
+
+    @property
+    def top(self) -> int | None:
+        """Likeliest tokens to tell in the place of each; None for no logprobs at all."""
+        return None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -139,8 +149,51 @@ class ChatRequest(_Strict):
         return (self.temperature or 0) < TINY
 
 
+class ChatRequest(AnswerRequest):
+    """The body of /v1/chat/completions."""
+
+    prompted_by: ClassVar[str] = "messages"
+    not_here: ClassVar[dict[str, str]] = {
+        **NO_BIAS,
+        "tool_choice": "nothing makes the model call a tool; 'auto' and 'none' are taken",
+        "response_format.type": "nothing holds an answer to a form; ask for it in the messages, with type 'text', and check it",
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES)]
+    max_completion_tokens: Count | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    parallel_tool_calls: Any = None
+
+    @model_validator(mode="after")
+    def _honoured(self) -> "ChatRequest":
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_tokens: differs from max_completion_tokens; give one of them")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: only together with logprobs: true")
+        return self
+
+    @property
+    def longest(self) -> tuple[str, int] | None:
+        asked = self.max_completion_tokens
+        return super().longest if asked is None else ("max_completion_tokens", asked)
+
+    @property
+    def top(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
 class Usage(BaseModel):
-    """Counts of tokens; those of the answer include its stop token."""
+    """Counts of tokens: of each prompt once, and of all answers with their stop tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -160,12 +213,12 @@ class Said(BaseModel):
 
 
 class Choice(BaseModel):
-    """The one answer of a completion."""
+    """One answer of a completion."""
 
-    index: Literal[0] = 0
+    index: int
     message: Said
     finish_reason: Finish
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class Completion(BaseModel):

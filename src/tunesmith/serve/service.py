@@ -1,47 +1,70 @@
-"""From a checked request to a growing answer: which model, whether there is room, the prompt's tokens, the limits."""
+"""From a checked request to growing answers: which model, whether there is room, how its tokens are chosen, the limits."""
 
-import asyncio
-import copy
-import threading
 import time
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from tunesmith.data.messages import messages_of
-from tunesmith.data.render import Renderer
-from tunesmith.data.template import ASKED, PROBE_NAME, PROBE_TOOL, render_text
-from tunesmith.data.tool_calls import tools_of
-from tunesmith.errors import DataError, ModelError, TunesmithError
+from tunesmith.errors import DataError
 from tunesmith.generate.engine import Sampling
 from tunesmith.generate.session import Session, room_for
-from tunesmith.serve.answer import Answer, Ask
+from tunesmith.serve.answer import Answer, AnswerError, Ask, Piece, Pieces
 from tunesmith.serve.limits import Limits
+from tunesmith.serve.logprobs import TokenTexts
 from tunesmith.serve.metrics import Metrics
-from tunesmith.serve.protocol import ChatRequest
+from tunesmith.serve.prompts import Prompts
+from tunesmith.serve.protocol import AnswerRequest, Usage
 from tunesmith.serve.refusal import RefusalError
 from tunesmith.serve.worker import Worker, decoders
 
 
 class Talk:
-    """An answer under way and the place it takes, which `close` gives back. model: the name it was asked by."""
+    """The answers to one request and the places they take, which `close` gives back. model: the name it was asked by. each: answers
+    to each prompt, side by side in ``answers``."""
 
-    def __init__(self, service: "Service", model: str) -> None:
-        self.service, self.model = service, model
-        self.answer: Answer | None = None
-        self.began, self.end = time.monotonic(), "left"
-        self.open = True
-        service.open += 1
+    def __init__(self, service: "Service", model: str, prompts: int, each: int) -> None:
+        self.service, self.model, self.each = service, model, each
+        self.answers: list[Answer] = []
+        self.began = time.monotonic()
+        self._pieces, self._places = Pieces(), prompts * each
+        self._ends: dict[int, tuple[str, float]] = {}  # why and when answers ended, by index
+        self._otherwise = "left"
+        self._open = True
+        service.open += self._places
+
+    def begin(self, asks: list[Ask]) -> None:
+        """Begin the answers to these prompts."""
+        texts, stop_ids = self.service.texts, self.service.stop_ids
+        several = [replace(ask, sampling=ask.sampling.nth(number)) for ask in asks for number in range(self.each)]
+        self.answers = [Answer(ask, texts, stop_ids, self._pieces, index) for index, ask in enumerate(several)]
+        self.service.worker.submit(self.answers)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The answers as they come; the last piece of each has a finish. Raises AnswerError if the model failed."""
+        try:
+            async for piece in self._pieces.read(len(self.answers)):
+                if piece.finish:
+                    self._ends[piece.index] = piece.finish, time.monotonic()
+                yield piece
+        except AnswerError:
+            self._otherwise = "failed"
+            raise
+
+    @property
+    def usage(self) -> Usage:
+        prompts = sum(len(answer.ask.prompt) for answer in self.answers[:: self.each])
+        return Usage.of(prompts, sum(answer.tokens for answer in self.answers))
 
     def close(self) -> None:
-        """Count it; if it still grows, it ends at the next token."""
-        if not self.open:
+        """Count them; those that still grow end at the next token."""
+        if not self._open:
             return
-        self.open = False
-        if self.answer is not None:
-            self.answer.gone = True
-            seconds, prompt = time.monotonic() - self.began, len(self.answer.ask.prompt)
-            self.service.metrics.answered(self.model, prompt, self.answer.tokens, seconds, self.end)
-        self.service.open -= 1  # counted before its place is free
+        self._open = False
+        for answer in self.answers:
+            answer.gone = True
+            end, when = self._ends.get(answer.index, (self._otherwise, time.monotonic()))
+            prompt = 0 if answer.index % self.each else len(answer.ask.prompt)
+            self.service.metrics.answered(self.model, prompt, answer.tokens, when - self.began, end)
+        self.service.open -= self._places  # counted before their places are free
 
 
 class Service:
@@ -51,7 +74,7 @@ class Service:
         tuned, base: the names the two models are asked by.
 
     Attributes:
-        open: requests that are being answered or wait. context: tokens the model can see.
+        open: answers that grow or wait. context: tokens the model can see.
     """
 
     def __init__(self, session: Session, tuned: str, base: str, limits: Limits = Limits()) -> None:
@@ -59,103 +82,64 @@ class Service:
         self.names = {tuned: False, base if base != tuned else f"{base}-base": True}
         self.context = session.context
         self.worker = Worker(decoders(session, limits.slots))
-        self.tokenizer, self.stop_ids = session.renderer.tokenizer, frozenset(session.stop_ids)
-        # Prompts are made in other threads than the worker's, and one tokenizer is not for two threads.
-        self._renderer, self._rendering = Renderer(copy.deepcopy(self.tokenizer)), threading.Lock()
-        self.takes_tools = _takes_tools(self.tokenizer)
+        tokenizer = session.renderer.tokenizer
+        self.texts, self.stop_ids = TokenTexts(tokenizer), frozenset(session.stop_ids)
+        self.prompts = Prompts(tokenizer, limits.render_seconds)
         self.open = 0
 
-    async def begin(self, request: ChatRequest) -> Talk:
-        """Begin the answer.
+    async def begin(self, request: AnswerRequest) -> Talk:
+        """Begin the answers.
 
         Raises:
-            RefusalError: there is no such model, no room, or the prompt cannot be answered.
+            RefusalError: there is no such model, no room, or a prompt cannot be answered.
         """
         if request.model not in self.names:
             known = " and ".join(repr(name) for name in self.names)
             raise RefusalError(
                 404, f"There is no model {request.model!r} here; {known} are.", param="model", code="model_not_found"
             )
-        if self.open >= self.limits.slots + self.limits.queue:
-            raise RefusalError(503, f"{self.open} requests are being answered or wait.", code="busy", headers={"Retry-After": "2"})
-        talk = Talk(self, request.model)
+        self._check_places(request.prompts * request.each)
+        talk = Talk(self, request.model, request.prompts, request.each)
         try:
-            prompt = await self._prompt(request)
-            ask = Ask(prompt, self._sampling(request, len(prompt)), request.stops, self.names[request.model])
+            prompts = await self.prompts.of(request)
+            asks = [self._ask(request, prompt) for prompt in prompts]
             if self.worker.over:
                 raise RefusalError(503, self.worker.over, code="stopped")
-            talk.answer = Answer(ask, self.tokenizer, self.stop_ids)
-            self.worker.submit(talk.answer)
+            talk.begin(asks)
         except BaseException:
             talk.close()
             raise
         return talk
 
-    async def _prompt(self, request: ChatRequest) -> list[int]:
-        tools = request.tools if request.tools and request.tool_choice != "none" else None
-        if tools and not self.takes_tools:
-            raise RefusalError(400, "This model's chat template takes no tools.", param="tools", code="no_tools")
-        seconds = self.limits.render_seconds
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[list[int]] = loop.create_future()
+    def _check_places(self, asked: int) -> None:
+        """Raises RefusalError if so many more answers are too many; to a server that is idle they never are."""
+        places = self.limits.slots + self.limits.queue
+        if self.open and self.open + asked > places:
+            told = f"{self.open} answers grow or wait, and there are {places} places."
+            raise RefusalError(503, told, code="busy", headers={"Retry-After": "2"})
 
-        def settle(ids: list[int] | None, error: Exception | None) -> None:
-            if not done.done():
-                done.set_exception(error) if error is not None else done.set_result(ids or [])
+    def _ask(self, request: AnswerRequest, prompt: list[int]) -> Ask:
+        sampling = self._sampling(request, len(prompt))
+        return Ask(prompt, sampling, request.stops, self.names[request.model], request.top)
 
-        def make() -> None:
-            try:
-                outcome: tuple[list[int] | None, Exception | None] = self._render(request, tools), None
-            except Exception as error:
-                outcome = None, error
-            with suppress(RuntimeError):  # the server has stopped meanwhile
-                loop.call_soon_threadsafe(settle, *outcome)
-
-        # Not in a pool: a template that never ends must not keep the process from ending.
-        threading.Thread(target=make, name="prompt", daemon=True).start()
+    def _sampling(self, request: AnswerRequest, prompt: int) -> Sampling:
+        field = request.prompted_by
         try:
-            return await asyncio.wait_for(done, seconds)
-        except asyncio.TimeoutError:
-            raise RefusalError(503, f"The chat template took longer than {seconds:g} s.", code="slow_template") from None
-        except TunesmithError as error:
-            raise RefusalError(400, f"{error.what} {error.fix}", param="messages", code="unusable_messages") from error
-
-    def _render(self, request: ChatRequest, tools: list[dict[str, Any]] | None) -> list[int]:
-        """In a thread of its own. Raises TunesmithError; TimeoutError if another prompt has been stuck for long."""
-        messages = messages_of([message.as_dict() for message in request.messages], "The request", "messages")
-        listed = tools_of(tools, "The request, tools")
-        if not self._rendering.acquire(timeout=self.limits.render_seconds):
-            raise asyncio.TimeoutError
-        try:
-            return self._renderer.prompt_ids([message.as_dict() for message in messages], listed)
-        finally:
-            self._rendering.release()
-
-    def _sampling(self, request: ChatRequest, prompt: int) -> Sampling:
-        try:
-            room = room_for(prompt, self.context)
+            room = room_for(prompt, self.context, what=f"The {field} {'are' if field.endswith('s') else 'is'}")
         except DataError as error:
-            raise RefusalError(400, str(error), param="messages", code="context_length_exceeded") from error
-        asked = request.max_completion_tokens or request.max_tokens
+            raise RefusalError(400, str(error), param=field, code="context_length_exceeded") from error
         most = min(room, self.limits.answer)
-        if asked is not None and asked > most:
-            name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-            seen = f"{prompt:,} tokens of messages leave {room:,} of {self.context:,}"
+        if request.longest is not None and request.longest[1] > most:
+            name, asked = request.longest
+            seen = f"{prompt:,} tokens of {field} leave {room:,} of {self.context:,}"
             raise RefusalError(
                 400, f"{name} is {asked:,}; {seen}, and this server gives {self.limits.answer:,} at most.", param=name,
                 code="context_length_exceeded" if asked > room else "too_many_tokens",
             )  # fmt: skip
         return Sampling(
-            max_new_tokens=asked or min(most, self.limits.usual),
+            max_new_tokens=request.longest[1] if request.longest else min(most, request.usual or self.limits.usual),
             temperature=0.0 if request.greedy else request.temperature or 0.0,
             top_p=request.top_p or 1.0,
             top_k=request.top_k or 0,
             seed=None if request.seed is None else request.seed % 2**63,
         )
-
-
-def _takes_tools(tokenizer: Any) -> bool:
-    try:
-        return PROBE_NAME in render_text(tokenizer, [ASKED], True, [PROBE_TOOL])
-    except ModelError:
-        return False

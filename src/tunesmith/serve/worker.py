@@ -3,7 +3,7 @@
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ class Worker:
     """
 
     def __init__(self, decoder: Callable[[bool], Decoder]) -> None:
-        self._arrived: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Sequence[Answer] | None] = queue.SimpleQueue()
         self._sides = {base: _Side(partial(decoder, base)) for base in (False, True)}
         self._thread: threading.Thread | None = None
         self._ending = threading.Lock()  # nothing is handed over while it comes to its end
@@ -40,13 +40,14 @@ class Worker:
         """Answers that have at least their first token and are not finished."""
         return sum(answer.tokens > 0 for side in self._sides.values() for answer in list(side.answers.values()))
 
-    def submit(self, answer: Answer) -> None:
-        """Begin an answer at the next turn; if there is none any more, the answer fails."""
+    def submit(self, answers: Sequence[Answer]) -> None:
+        """Begin answers together at the next turn, so that a prompt they share is computed once; if there is none any more, they
+        fail."""
         with self._ending:
             if self.over is None:
-                self._arrived.put(answer)
+                self._arrived.put(answers)
             else:
-                answer.fail(AnswerError(self.over))
+                _fail(answers, AnswerError(self.over))
 
     def stop(self) -> None:
         """End all answers at the next token, and then the thread."""
@@ -73,20 +74,20 @@ class Worker:
             side.fail(AnswerError(over))
         with suppress(queue.Empty):
             while True:
-                if (answer := self._arrived.get(block=False)) is not None:
-                    answer.fail(AnswerError(over))
+                _fail(self._arrived.get(block=False) or (), AnswerError(over))
 
     def _take(self) -> bool:
         """Take in what has arrived, waiting for it if there is nothing else to do. False: it is over."""
         idle = not any(side.answers for side in self._sides.values())
         while True:
             try:
-                answer = self._arrived.get(block=idle)
+                answers = self._arrived.get(block=idle)
             except queue.Empty:
                 return True
-            if answer is None:
+            if answers is None:
                 return False
-            self._sides[answer.ask.base].begin(answer)
+            for answer in answers:
+                self._sides[answer.ask.base].begin(answer)
             idle = False
 
 
@@ -103,7 +104,8 @@ class _Side:
             return
         try:
             self._decoder = self._decoder or self._make()
-            self.answers[self._decoder.add(answer.ask.prompt, answer.ask.sampling)] = answer
+            key = self._decoder.add(answer.ask.prompt, answer.ask.sampling, answer.ask.top_logprobs)
+            self.answers[key] = answer
         except BaseException as error:  # the others go on, if they can
             answer.fail(_told(error))
             if _is_the_end(error):
@@ -119,7 +121,7 @@ class _Side:
             tokens = self._decoder.step()
             living = set(self._decoder.living)
             for key, token in tokens.items():
-                if not self.answers[key].grow(token, last=key not in living):
+                if not self.answers[key].grow(token, key not in living, self._decoder.logprobs.get(key)):
                     self._end(key)
         except BaseException as error:  # out of memory, say: these answers are lost, the next ones are not
             self.fail(_told(error))
@@ -128,8 +130,7 @@ class _Side:
 
     def fail(self, error: AnswerError) -> None:
         """End all answers in it with an error; the next one gets a new decoder."""
-        for answer in self.answers.values():
-            answer.fail(error)
+        _fail(self.answers.values(), error)
         self.answers.clear()
         self._decoder = None
 
@@ -137,6 +138,11 @@ class _Side:
         del self.answers[key]
         assert self._decoder is not None
         self._decoder.drop(key)
+
+
+def _fail(answers: Iterable[Answer], error: AnswerError) -> None:
+    for answer in answers:
+        answer.fail(error)
 
 
 def _is_the_end(error: BaseException) -> bool:
