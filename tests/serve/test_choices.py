@@ -1,5 +1,8 @@
 """Several answers to one request, and what the model thought of their tokens."""
 
+import asyncio
+import json
+import tracemalloc
 from typing import Any
 
 import openai
@@ -10,8 +13,11 @@ from tests.serve.conftest import CHAT, question
 
 from tunesmith.generate.logprobs import Chosen, Logprob
 from tunesmith.generate.sampling import Sampling
+from tunesmith.serve.answer import Ask
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.logprobs import TokenTexts
+from tunesmith.serve.reply import ChatReply
+from tunesmith.serve.service import Service, Talk
 
 DRAWN = {"temperature": 1.5, "seed": 7, "max_tokens": 16}
 
@@ -109,6 +115,33 @@ def test_they_take_as_many_places_as_they_are(serve, endless):
         assert live.chat(client).status_code == 200
 
 
+def begun(session: Any, ask: Ask, answers: int) -> Talk:
+    """Answers that nobody grows unless the test does."""
+    service = Service(session, "tuned", "base")
+    service.worker.over = None
+    talk = Talk(service, "tuned", 1, answers)
+    talk.begin([ask])
+    return talk
+
+
+def test_an_answer_that_has_ended_is_counted_and_gives_its_place_back_while_others_go_on(session):
+    async def watch() -> None:
+        talk = begun(session, Ask([1, 2], Sampling(temperature=1.0)), 3)
+        service, pieces = talk.service, talk.pieces()
+        talk.answers[1].grow(5, last=True)
+        assert (await anext(pieces)).finish == "length"
+        assert (service.open, service.metrics.answers) == (2, {("tuned", "length"): 1})
+        for _ in range(2):
+            talk.close()
+            assert (service.open, service.metrics.answers) == (0, {("tuned", "length"): 1, ("tuned", "left"): 2})
+        talk.answers[0].grow(5, last=True)  # as the worker does that has not seen it yet
+        assert (await anext(pieces)).finish == "length"
+        assert (service.open, sum(service.metrics.answers.values())) == (0, 3)
+        assert [answer.gone for answer in talk.answers] == [True] * 3
+
+    asyncio.run(watch())
+
+
 def test_a_prompt_is_computed_once_for_all_its_answers(live, endless):
     seen = []
     held = endless.model.get_input_embeddings().register_forward_pre_hook(lambda module, given: seen.append(given[0].numel()))
@@ -183,6 +216,25 @@ def test_the_token_that_ends_an_answer_is_not_told(serve, session):
         assert "<|im_end|>" not in {entry["token"] for entry in choice["logprobs"]["content"]}
 
 
+def test_many_logprobs_take_few_times_the_memory_of_their_json(session):
+    likeliest = tuple(Logprob(token, -0.25 * token) for token in range(20))
+
+    async def watch() -> tuple[int, int]:
+        talk = begun(session, Ask([1, 2], Sampling(), top_logprobs=20), 1)
+        talk.answers[0].grow(5, False, Chosen(5, -1.0, likeliest))  # whatever is made but once
+        tracemalloc.start()
+        for number in range(500):
+            talk.answers[0].grow(5 + number % 50, number == 499, Chosen(5 + number % 50, -1.0, likeliest))
+        body = await ChatReply(talk).whole()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(body["choices"][0]["logprobs"]["content"]) == 501
+        return most, len(json.dumps(body))
+
+    most, written = asyncio.run(watch())
+    assert most < 5 * written
+
+
 # ---- the texts of tokens
 
 
@@ -191,9 +243,9 @@ def test_tokens_have_the_bytes_they_are_in_a_text_parts_of_characters_too(tiny_t
     text = "a wind🙂 é\n"
     ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
     told = [known.told(Chosen(token, -1.0)) for token in ids]
-    assert b"".join(bytes(entry.bytes) for entry in told) == text.encode()
-    end = known.told(Chosen(5, -0.5, (Logprob(2, -0.1),))).top_logprobs[0]
-    assert (end.token, end.logprob, bytes(end.bytes)) == ("<|im_end|>", -0.1, b"<|im_end|>")
+    assert b"".join(bytes(entry["bytes"]) for entry in told) == text.encode()
+    end = known.told(Chosen(5, -0.5, (Logprob(2, -0.1),)))["top_logprobs"][0]
+    assert (end["token"], end["logprob"], bytes(end["bytes"])) == ("<|im_end|>", -0.1, b"<|im_end|>")
 
 
 def test_sentencepieces_spaces_and_bytes_are_told():
@@ -201,5 +253,5 @@ def test_sentencepieces_spaces_and_bytes_are_told():
     known = TokenTexts(tokenizer)
     ids = tokenizer("the 🙂 é", add_special_tokens=False)["input_ids"]
     told = [known.told(Chosen(token, -1.0)) for token in ids]
-    assert b"".join(bytes(entry.bytes) for entry in told).strip() == "the 🙂 é".encode()
-    assert any(0xF0 in entry.bytes and len(entry.bytes) == 1 for entry in told)
+    assert b"".join(bytes(entry["bytes"]) for entry in told).strip() == "the 🙂 é".encode()
+    assert any(entry["bytes"] == [0xF0] for entry in told)

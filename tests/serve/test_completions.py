@@ -148,8 +148,8 @@ def test_control_tokens_are_meant_where_a_prompt_begins_with_one_and_text_elsewh
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"prompt": None}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": [1, 2]}, "prompt.0"),
-        ({"prompt": [[1, 2]]}, "prompt.0"), ({"prompt": ["a", None]}, "prompt.1"), ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": None}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [[1, 2]]}, "prompt"), ({"prompt": ["a", None]}, "prompt.1"), ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": ["a"] * 17}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": "\ud800"}, "prompt"),
         ({"prompt": ["a", "\0"]}, "prompt"),
         ({"prompt": ["a"] * 9, "n": 2, "temperature": 1.0}, "n"), ({"n": 17, "temperature": 1.0}, "n"), ({"n": 2}, "n"),
@@ -174,7 +174,10 @@ def test_a_wrong_field_is_refused_by_name(app, fields, param):
     ({"echo": True}, "Leave echo out."), ({"suffix": "b"}, "fills nothing in"), ({"logprobs": 3}, "/v1/chat/completions tells"),
     ({"best_of": 2}, "ask for n"), ({"prompt": ["a"] * 9, "n": 2, "temperature": 1.0}, "9 prompts with 2 answers each"),
     ({"n": 17, "temperature": 1.0}, "less than or equal to 16"), ({"prompts": "a"}, "did you mean prompt?"),
-    ({"prompt": "wind " * 400}, "The prompt is "), ({"prompt": "wind " * 400}, "256"),
+    ({"prompt": "wind " * 400}, "prompt is "), ({"prompt": "wind " * 400}, "256, its answer included. Shorten it."),
+    ({"prompt": ["a", "wind " * 400]}, "prompt.1 is "), ({"prompt": ["a", ""]}, "prompt.1 is empty"),
+    ({"prompt": ["a", "b\0"]}, "prompt.1 holds a NUL"), ({"prompt": [1, 2]}, "prompt: token ids are not taken"),
+    ({"prompt": [[1], [2]]}, "prompt: token ids are not taken"),
 ])  # fmt: skip
 def test_what_is_not_offered_is_refused_with_the_reason(app, fields, told):
     assert told in error(post(app, {"model": "tuned", "prompt": "The wind", **fields}))["message"]

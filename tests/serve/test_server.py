@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_quietly(talkative: Path) -> None:
         served.process.send_signal(signal.SIGINT)
         said, _ = served.process.communicate(timeout=60)
         ends = crowd.ends
-    assert served.process.returncode == 130
+    assert served.process.returncode in (130, -signal.SIGINT)  # where it comes while Python ends; a shell says 130 of both
     assert "Traceback" not in served.said + said
     assert "cut off" in ends
 

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond this machine only with a key [127.0.0.1]")
     parser.add_argument("--api-key-file", metavar="FILE", help="what clients must send; also from TUNESMITH_API_KEY")
     parser.add_argument("--slots", type=count(1, 1024), default=8, help="answers that grow at a time, of each model [8]")
-    parser.add_argument("--queue", type=count(1, 1024), default=64, help="requests that may wait besides [64]")
+    parser.add_argument("--queue", type=count(1, 1024), default=64, help="answers that may wait besides [64]")
     parser.add_argument("--print", choices=PRINTED, help="print the commands that serve the same run there, and exit")
     return parser
 

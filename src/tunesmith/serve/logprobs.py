@@ -1,10 +1,10 @@
-"""Logprobs as OpenAI's clients read them: tokens as text and as bytes."""
+"""Logprobs as OpenAI's clients read them: tokens as text and as bytes. In plain dicts: one request may have a million of them."""
 
 import re
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from tunesmith.generate.logprobs import Chosen, Logprob
 from tunesmith.generate.text_stream import UNFINISHED
@@ -13,7 +13,7 @@ BYTE = re.compile("<0x([0-9A-F]{2})>")
 """How SentencePiece names a token of one byte."""
 
 
-class TopLogprob(BaseModel):
+class TopLogprob(TypedDict):
     """A token, as the text it is within a text, and its natural logarithm of probability. bytes: its UTF-8, which may be a part of
     a character; null where the vocabulary does not tell."""
 
@@ -28,11 +28,11 @@ class TokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class Logprobs(BaseModel):
+class Logprobs(TypedDict):
     """Of the tokens whose text the answer holds: not of the token that ends it, nor of a stop text."""
 
     content: list[TokenLogprob]
-    refusal: None = None
+    refusal: None
 
 
 class TokenTexts:
@@ -44,16 +44,17 @@ class TokenTexts:
 
     def told(self, chosen: Chosen) -> TokenLogprob:
         """The same for a client."""
-        return TokenLogprob(**self._fields(chosen), top_logprobs=[TopLogprob(**self._fields(other)) for other in chosen.top])
+        return {**self._one(chosen), "top_logprobs": [self._one(other) for other in chosen.top]}
 
-    def _fields(self, logprob: Logprob) -> dict[str, Any]:
+    def _one(self, logprob: Logprob) -> TopLogprob:
         text, raw = self._known(logprob.token)
-        return {"token": text, "logprob": logprob.logprob, "bytes": None if raw is None else list(raw)}
+        return {"token": text, "logprob": logprob.logprob, "bytes": raw}
 
-    def _find(self, token: int) -> tuple[str, bytes | None]:
+    def _find(self, token: int) -> tuple[str, list[int] | None]:
         # Behind itself: at the beginning of a text some tokenizers leave out a token's space.
         text = self.tokenizer.decode([token, token])[len(self.tokenizer.decode([token])) :]
-        return text, text.encode() if UNFINISHED not in text else _bytes_of(self.tokenizer.convert_ids_to_tokens(token))
+        raw = text.encode() if UNFINISHED not in text else _bytes_of(self.tokenizer.convert_ids_to_tokens(token))
+        return text, None if raw is None else list(raw)
 
 
 def _bytes_of(name: str) -> bytes | None:

@@ -67,7 +67,7 @@ class Prompts:
             raise asyncio.TimeoutError
         try:
             if isinstance(request, TextRequest):
-                return [self._continued(text) for text in request.texts]
+                return [self._continued(text, name) for text, name in zip(request.texts, request.names, strict=True)]
             assert isinstance(request, ChatRequest)
             return [self._asked(request)]
         finally:
@@ -81,18 +81,18 @@ class Prompts:
         messages = messages_of([message.as_dict() for message in request.messages], "The request", "messages")
         return self._renderer.prompt_ids([message.as_dict() for message in messages], tools_of(tools, "The request, tools"))
 
-    def _continued(self, text: str) -> list[int]:
+    def _continued(self, text: str, name: str = "prompt") -> list[int]:
         """As plain text is trained: after what the tokenizer puts first. Control tokens are meant in a text that begins with one,
         which somebody has formatted; in any other they are text."""
-        text, controls = text_of(text, "The request, prompt"), self._renderer.controls
+        text, controls = text_of(text, f"The request, {name}"), self._renderer.controls
         typed = not controls.begins(text) and controls.find(text) is not None
         mark = controls.mark_for(text) if typed else None
         if typed and mark is None:
-            raise DataError("The prompt holds control tokens and every character they could be hidden with.", "Remove them.")
+            raise DataError(f"{name} holds control tokens and every character they could be hidden with.", "Remove them.")
         ids = controls.encode([text if mark is None else controls.veil(text, mark)], mark)[0]
         whole = ids if ids[: len(self._opening)] == self._opening else self._opening + ids
         if not whole:
-            raise DataError("The prompt is empty, and this tokenizer puts nothing before it.", "Begin a text.")
+            raise DataError(f"{name} is empty, and this tokenizer puts nothing before it.", "Begin a text.")
         return whole
 
 

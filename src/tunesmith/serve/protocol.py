@@ -130,6 +130,11 @@ class AnswerRequest(_Strict):
         return 1
 
     @property
+    def names(self) -> list[str]:
+        """What each prompt is called to the client."""
+        return [self.prompted_by]
+
+    @property
     def longest(self) -> tuple[str, int] | None:
         """The field that says how many tokens an answer may have, and how many."""
         return None if self.max_tokens is None else ("max_tokens", self.max_tokens)

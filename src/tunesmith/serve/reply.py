@@ -74,13 +74,13 @@ class ChatReply(Reply):
 
     def _completion(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         choices = [
-            Choice(
-                index=index, message=Said(content=_text(answer)), finish_reason=_finish(answer),
-                logprobs=self._logprobs([logprob for piece in answer for logprob in piece.logprobs]),
-            )
+            Choice(index=index, message=Said(content=_text(answer)), finish_reason=_finish(answer))
             for index, answer in enumerate(pieces)
-        ]  # fmt: skip
-        return Completion(**self._head, choices=choices, usage=self.talk.usage).model_dump()
+        ]
+        body = Completion(**self._head, choices=choices, usage=self.talk.usage).model_dump()
+        for choice, answer in zip(body["choices"], pieces, strict=True):  # not through pydantic, which would copy each of them
+            choice["logprobs"] = self._logprobs([logprob for piece in answer for logprob in piece.logprobs])
+        return body
 
     def _opening(self, index: int) -> Sequence[dict[str, Any]]:
         return [_chunk(index, {"role": "assistant", "content": ""})]
@@ -93,7 +93,7 @@ class ChatReply(Reply):
 
     def _logprobs(self, found: Sequence[TokenLogprob]) -> Logprobs | None:
         """None if nobody asked for them."""
-        return None if self.talk.answers[0].ask.top_logprobs is None else Logprobs(content=list(found))
+        return None if self.talk.answers[0].ask.top_logprobs is None else {"content": list(found), "refusal": None}
 
 
 class TextReply(Reply):
@@ -115,8 +115,7 @@ class TextReply(Reply):
 
 
 def _chunk(index: int, delta: dict[str, Any], finish: Finish | None = None, logprobs: Logprobs | None = None) -> dict[str, Any]:
-    told = None if logprobs is None else logprobs.model_dump()
-    return {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish}
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
 def _text(pieces: Sequence[Piece]) -> str:

@@ -25,10 +25,9 @@ class Talk:
         self.service, self.model, self.each = service, model, each
         self.answers: list[Answer] = []
         self.began = time.monotonic()
-        self._pieces, self._places = Pieces(), prompts * each
-        self._ends: dict[int, tuple[str, float]] = {}  # why and when answers ended, by index
+        self._pieces, self._places = Pieces(), prompts * each  # places that it has still
+        self._growing: dict[int, Answer] = {}  # those that have not ended, by index
         self._otherwise = "left"
-        self._open = True
         service.open += self._places
 
     def begin(self, asks: list[Ask]) -> None:
@@ -36,6 +35,7 @@ class Talk:
         texts, stop_ids = self.service.texts, self.service.stop_ids
         several = [replace(ask, sampling=ask.sampling.nth(number)) for ask in asks for number in range(self.each)]
         self.answers = [Answer(ask, texts, stop_ids, self._pieces, index) for index, ask in enumerate(several)]
+        self._growing = dict(enumerate(self.answers))
         self.service.worker.submit(self.answers)
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -43,7 +43,7 @@ class Talk:
         try:
             async for piece in self._pieces.read(len(self.answers)):
                 if piece.finish:
-                    self._ends[piece.index] = piece.finish, time.monotonic()
+                    self._end(piece.index, piece.finish)
                 yield piece
         except AnswerError:
             self._otherwise = "failed"
@@ -55,16 +55,22 @@ class Talk:
         return Usage.of(prompts, sum(answer.tokens for answer in self.answers))
 
     def close(self) -> None:
-        """Count them; those that still grow end at the next token."""
-        if not self._open:
+        """Those that still grow end at the next token; nothing is left to do if it is closed already."""
+        for index in list(self._growing):
+            self._end(index, self._otherwise)
+        self.service.open -= self._places  # of answers that never began
+        self._places = 0
+
+    def _end(self, index: int, end: str) -> None:
+        """Count an answer, and then give its place to others."""
+        answer = self._growing.pop(index, None)
+        if answer is None:  # closed meanwhile
             return
-        self._open = False
-        for answer in self.answers:
-            answer.gone = True
-            end, when = self._ends.get(answer.index, (self._otherwise, time.monotonic()))
-            prompt = 0 if answer.index % self.each else len(answer.ask.prompt)
-            self.service.metrics.answered(self.model, prompt, answer.tokens, when - self.began, end)
-        self.service.open -= self._places  # counted before their places are free
+        answer.gone = True
+        prompt = 0 if index % self.each else len(answer.ask.prompt)
+        self.service.metrics.answered(self.model, prompt, answer.tokens, time.monotonic() - self.began, end)
+        self._places -= 1
+        self.service.open -= 1
 
 
 class Service:
@@ -102,7 +108,7 @@ class Service:
         talk = Talk(self, request.model, request.prompts, request.each)
         try:
             prompts = await self.prompts.of(request)
-            asks = [self._ask(request, prompt) for prompt in prompts]
+            asks = [self._ask(request, prompt, name) for prompt, name in zip(prompts, request.names, strict=True)]
             if self.worker.over:
                 raise RefusalError(503, self.worker.over, code="stopped")
             talk.begin(asks)
@@ -118,14 +124,14 @@ class Service:
             told = f"{self.open} answers grow or wait, and there are {places} places."
             raise RefusalError(503, told, code="busy", headers={"Retry-After": "2"})
 
-    def _ask(self, request: AnswerRequest, prompt: list[int]) -> Ask:
-        sampling = self._sampling(request, len(prompt))
+    def _ask(self, request: AnswerRequest, prompt: list[int], name: str) -> Ask:
+        sampling = self._sampling(request, len(prompt), name)
         return Ask(prompt, sampling, request.stops, self.names[request.model], request.top)
 
-    def _sampling(self, request: AnswerRequest, prompt: int) -> Sampling:
-        field = request.prompted_by
+    def _sampling(self, request: AnswerRequest, prompt: int, field: str) -> Sampling:
         try:
-            room = room_for(prompt, self.context, what=f"The {field} {'are' if field.endswith('s') else 'is'}")
+            told = {} if field == "messages" else {"fix": "Shorten it.", "what": f"{field} is"}
+            room = room_for(prompt, self.context, **told)
         except DataError as error:
             raise RefusalError(400, str(error), param=field, code="context_length_exceeded") from error
         most = min(room, self.limits.answer)

@@ -1,8 +1,8 @@
 """What is said over /v1/completions: a text that the model goes on with, without a chat template."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tunesmith.serve.answer import Finish
 from tunesmith.serve.limits import Limits
@@ -28,6 +28,13 @@ class TextRequest(AnswerRequest):
     logprobs: None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _texts_only(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(part, int | list) for part in value):
+            raise ValueError("token ids are not taken; send a text, or a list of texts")
+        return value
+
     @model_validator(mode="after")
     def _countable(self) -> "TextRequest":
         if self.prompts * self.each > Limits.choices:
@@ -43,6 +50,10 @@ class TextRequest(AnswerRequest):
     @property
     def prompts(self) -> int:
         return len(self.texts)
+
+    @property
+    def names(self) -> list[str]:
+        return ["prompt"] if isinstance(self.prompt, str) else [f"prompt.{number}" for number in range(len(self.prompt))]
 
 
 class TextChoice(BaseModel):
