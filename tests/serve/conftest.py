@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tunesmith.serve.limits import Limits
@@ -49,6 +50,13 @@ def session(tuned_model: Any, tiny_tokenizer: Any) -> Any:
     from tunesmith.generate.session import Session
 
     return Session(tuned_model, Renderer(tiny_tokenizer))
+
+
+@pytest.fixture
+def client(live: Any) -> Any:
+    """OpenAI's own, of the server that a file calls ``live``."""
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ def live(serve: Any, session: Any) -> Any:
         yield live
 
 
-@pytest.fixture
-def client(live: Any) -> Any:
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="any", max_retries=0) as client:
-        yield client
-
-
 def asked(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 

@@ -5,7 +5,6 @@ import json
 import tracemalloc
 from typing import Any
 
-import openai
 import pytest
 import torch
 from tests.export.tiny_bases import sentencepiece
@@ -26,12 +25,6 @@ DRAWN = {"temperature": 1.5, "seed": 7, "max_tokens": 16}
 def live(serve: Any, endless: Any) -> Any:
     with serve(endless) as live:
         yield live
-
-
-@pytest.fixture
-def client(live: Any) -> Any:
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="any", max_retries=0) as client:
-        yield client
 
 
 def ask(client: Any, **fields: Any) -> Any:

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import openai
 import pytest
 from tests.export.tiny_bases import sentencepiece
 from tests.serve.test_guard import error, send
@@ -25,12 +24,6 @@ DRAWN = {"temperature": 1.5, "seed": 7, "max_tokens": 12}
 def live(serve: Any, endless: Any) -> Any:
     with serve(endless) as live:
         yield live
-
-
-@pytest.fixture
-def client(live: Any) -> Any:
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="any", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture
