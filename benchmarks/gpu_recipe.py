@@ -93,6 +93,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--from", type=Path, dest="former", help="a result file of an earlier call to begin with")
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer layers, to try the script out")
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens a row, for another job than the reference")
+    parser.add_argument("--batch", type=int, default=BATCH, help="rows an update, as many updates an epoch")
     parser.add_argument("--trl-steps", type=int, default=40, help="updates trl is timed over; 220 is the whole job")
     parser.add_argument("--unsloth-path", help="PYTHONPATH under which unsloth and the versions that it wants are found")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop tunesmith early, to try the script out")
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--keep-jit-cache", action="store_true", help="do not compile anew for each contender")
     parser.add_argument("--contender", choices=(*CONTENDERS, FOLDER), help="run this one only and print its record")
     options = parser.parse_args()
+    set_job(options.length, options.batch)
     if options.contender:
         print("\nRESULT", json.dumps(run(options.contender, options)), flush=True)
         return
@@ -109,6 +112,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as caches:
         options.caches = Path(caches)
         run_all(options)
+
+
+def set_job(length: int, batch: int) -> None:
+    """Let every contender run the reference job on rows of another length."""
+    global LENGTH, BATCH, ROWS
+    LENGTH, BATCH, ROWS = length, batch, ROWS * batch // BATCH
+    REFERENCE.update(max_length=length, per_device_train_batch_size=batch)
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -158,6 +168,7 @@ def _in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None
     command = [
         sys.executable, __file__, "--contender", name, "--folder", str(options.folder), "--layers", str(options.layers),
         "--trl-steps", str(options.trl_steps), "--max-steps", str(options.max_steps),
+        "--length", str(LENGTH), "--batch", str(BATCH),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "log"
@@ -231,9 +242,11 @@ def _tokenizer() -> Any:
 
 
 def synthetic_rows() -> list[list[int]]:
-    """720 rows of random token ids that pack into 341 rows of 64; as in trl_recipe.py, but for adding what is short."""
+    """Rows of random token ids that pack into ROWS of LENGTH (720 into 341 of 64), as in trl_recipe.py, but for adding what is
+    short."""
     rng = random.Random(0)
-    rows = [[rng.randrange(10, 32000) for _ in range(rng.randint(22, 38))] for _ in range(720)]
+    count = 720 * ROWS * LENGTH // (341 * 64)
+    rows = [[rng.randrange(10, 32000) for _ in range(rng.randint(22, 38))] for _ in range(count)]
     spare = sum(map(len, rows)) - ROWS * LENGTH
     while spare > 0:
         row = rng.choice(rows)
@@ -439,7 +452,8 @@ def _digest(rows: Sequence[Sequence[int]]) -> str:
 
 
 def gemm_floor(layers: int) -> dict[str, Any]:
-    """The base's matrix products of one update of 16 × 63 tokens, forward and input gradient, each with weights of its own."""
+    """The base's matrix products of one update, forward and input gradient, each with weights of its own; the last token of a
+    row left out."""
     import torch
 
     tokens, hidden, inner = BATCH * (LENGTH - 1), SHAPE["hidden_size"], SHAPE["intermediate_size"]
@@ -587,6 +601,7 @@ def open_record(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
     date = datetime.date.today().isoformat()
     depth = "" if options.layers == LAYERS else f"-{options.layers}-layers"
+    depth += "" if (LENGTH, BATCH) == (64, 16) else f"-{BATCH}x{LENGTH}"
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{date}-gpu_recipe{depth}.json"
     former = next((file for file in (path, options.former) if file and file.is_file()), None)
@@ -625,7 +640,8 @@ def _command(options: argparse.Namespace) -> str:
     """This call, without what is particular to the machine."""
     names = " ".join(name.replace(" ", "-") for name in options.contenders)
     names = f"--unsloth-path PATH {names}" if options.unsloth_path else names
-    return f"python benchmarks/gpu_recipe.py --folder FOLDER --layers {options.layers} --trl-steps {options.trl_steps} {names}"
+    job = f"--layers {options.layers} --length {LENGTH} --batch {BATCH} --trl-steps {options.trl_steps}"
+    return f"python benchmarks/gpu_recipe.py --folder FOLDER {job} {names}"
 
 
 def show(record: dict[str, Any]) -> None:

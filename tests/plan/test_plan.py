@@ -11,7 +11,7 @@ from tunesmith.data.packing import Pack, make_pack
 from tunesmith.data.render import Example
 from tunesmith.data.sizes import Ladder
 from tunesmith.errors import MachineError
-from tunesmith.kernels.fused import attention_layout
+from tunesmith.kernels.fused import attention_tiles
 from tunesmith.plan.machine import available_bytes
 from tunesmith.plan.memory import Shape, predict_memory
 from tunesmith.plan.plan import PROCESS_BYTES, _micro_batch, _padded, _rotates_inside, make_plan
@@ -156,7 +156,7 @@ def test_each_saving_of_memory_costs_time() -> None:
 
 def test_a_plan_for_heads_that_no_block_of_the_kernels_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gemma's heads of 256 in fp32 on a T4: its attention is not the kernels', so nothing is rotated inside them."""
-    monkeypatch.setattr(attention_layout, "shared_memory", lambda device: 64 * 1024)
+    monkeypatch.setattr(attention_tiles, "shared_memory", lambda device: 64 * 1024)
     wide, t4 = dataclasses.replace(SMALL, rotary_width=256), ComputeType(torch.device("cuda"), torch.float32, "a test")
-    assert attention_layout.largest_block(256, t4.dtype, t4.device) == 0
+    assert attention_tiles.largest_block(256, t4.dtype, t4.device) == 0
     assert not _rotates_inside(pack(20), wide, t4)

@@ -18,7 +18,7 @@ def rotates_inside(query: Tensor, cos: Tensor, segments: Segments) -> bool:
     lengths, _ = segments.like or segments.documents  # as the tile: what a captured step does must not depend on which pack came
     if not is_fused(query) or cos.shape[-1] != query.shape[-1] or max(lengths) > MAX_ROTATED_INSIDE:
         return False
-    from tunesmith.kernels.fused.attention_layout import can_rotate
+    from tunesmith.kernels.fused.attention_tiles import can_rotate
 
     return can_rotate(segments.layout(query.shape[-1], query.dtype).block, query.shape[-1], query.dtype, query.device)
 
@@ -29,7 +29,7 @@ def is_fused(query: Tensor, value: Tensor | None = None) -> bool:
     size = query.shape[-1]
     if not query.is_cuda or (value is not None and value.shape[-1] != size):
         return False
-    from tunesmith.kernels.fused.attention_layout import largest_block
+    from tunesmith.kernels.fused.attention_tiles import largest_block
 
     return size <= 256 and size % 2 == 0 and query.dtype != torch.float64 and largest_block(size, query.dtype, query.device) > 0
 

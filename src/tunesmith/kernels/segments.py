@@ -77,7 +77,8 @@ class Segments:
 
     def layout(self, head_dim: int, dtype: torch.dtype) -> Any:
         """The tables of the fused kernels (`fused.attention_layout.Layout`) for heads of this size and type."""
-        from tunesmith.kernels.fused.attention_layout import choose_block, largest_block, layout
+        from tunesmith.kernels.fused.attention_layout import layout
+        from tunesmith.kernels.fused.attention_tiles import choose_block, largest_block
 
         largest = largest_block(head_dim, dtype, self.device)
         if largest not in self._layouts:

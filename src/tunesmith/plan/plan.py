@@ -8,7 +8,7 @@ from tunesmith.base.load import ComputeType
 from tunesmith.data.packing import Pack
 from tunesmith.data.sizes import LABELS, STEP, Ladder
 from tunesmith.errors import MachineError
-from tunesmith.kernels.fused.attention_layout import can_rotate, choose_block, largest_block
+from tunesmith.kernels.fused.attention_tiles import can_rotate, choose_block, largest_block
 from tunesmith.kernels.fused_attention import MAX_ROTATED_INSIDE
 from tunesmith.plan.gpu_memory import predict_gpu_memory
 from tunesmith.plan.machine import available_bytes

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tunesmith.kernels.fused import attention, attention_backward, attention_layout
+from tunesmith.kernels.fused import attention, attention_backward, attention_layout, attention_tiles
 from tunesmith.kernels.fused.kernel import Kernel
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", int: "i32", float: "fp32"}
@@ -45,7 +45,7 @@ def _kind(value: Any) -> str:
 
 def launch_all(dtype: torch.dtype, head_dim: int) -> None:
     """A forward and a backward pass of documents as long as the largest block."""
-    block = attention_layout.largest_block(head_dim, dtype, torch.device("cpu"))
+    block = attention_tiles.largest_block(head_dim, dtype, torch.device("cpu"))
     layout = attention_layout.layout([2 * block] * 2, [-1] * 2, "cpu", block)
     q, dout, dq = (torch.zeros(4 * block, 4, head_dim, dtype=dtype) for _ in range(3))
     k, v, dk, dv = (torch.zeros(4 * block, 2, head_dim, dtype=dtype) for _ in range(4))
@@ -55,7 +55,7 @@ def launch_all(dtype: torch.dtype, head_dim: int) -> None:
 
 if __name__ == "__main__":
     capability, there, dtype, head_dim = sys.argv[1:]
-    attention_layout.shared_memory = lambda device: int(there)  # this GPU's
+    attention_tiles.shared_memory = lambda device: int(there)  # this GPU's
     note_launches()
     launch_all(getattr(torch, dtype), int(head_dim))
     print(max(shared_memory(function, given, int(capability)) for function, given in LAUNCHED))

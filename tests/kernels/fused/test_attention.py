@@ -16,6 +16,7 @@ from tunesmith.kernels.segments import Segments, segment_positions
 attention = pytest.importorskip("tunesmith.kernels.fused.attention", reason="needs triton")
 backward = pytest.importorskip("tunesmith.kernels.fused.attention_backward", reason="needs triton")
 tables = pytest.importorskip("tunesmith.kernels.fused.attention_layout", reason="needs triton")
+tiles = pytest.importorskip("tunesmith.kernels.fused.attention_tiles", reason="needs triton")
 
 LONE = (1, 33, 16), (-1, -1, -1)
 FEW = (5, 17, 3), (-1, 0, -1)
@@ -79,13 +80,31 @@ def test_segments_a_little_longer_than_blocks(device, dtype):
     _check(LONG, device, 64, dtype=dtype)
 
 
-@pytest.mark.parametrize("size", [8, 96, 128])
+@pytest.mark.parametrize("size", [8, 80, 96, 128])
 def test_head_sizes(device, size):
     _check(((5, 20, 2), (-1, 0, -1)), device, 32, size=size, dtype=torch.bfloat16)
 
 
 def test_the_largest_head(device):
     _check(((5, 20), (-1, 0)), device, 16, size=256)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"), [(8, (4, 16, 16)), (64, (32, 32, 32)), (72, (64, 64, 16)), (96, (64, 64, 32)), (256, (128, 128, 128))]
+)
+def test_parts_of_a_head_waste_little(size, parts):
+    assert tiles.parts_of(size) == parts
+    assert tiles.parts_of(size, halves=True)[0] == size // 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("size", "sliding_window", "softcap"), [(64, None, None), (80, None, None), (96, 300, None), (256, None, 20.0)]
+)
+def test_long_documents_with_the_tiles_of_a_large_gpu(size, sliding_window, softcap):
+    pack = (700, 130, 65, 900), (-1, 0, 0, -1)
+    block = tiles.largest_block(size, torch.bfloat16, torch.device("cuda"))
+    _check(pack, "cuda", block, 4, 2, size, torch.bfloat16, scaling=0.1, sliding_window=sliding_window, softcap=softcap)
 
 
 @pytest.mark.parametrize(("sliding_window", "softcap"), [(7, None), (20, 2.0), (None, 2.0), (1, None), (1000, None)])
@@ -175,12 +194,12 @@ def test_children_of_a_prefix_that_are_not_side_by_side_are_refused():
     ("lengths", "block"), [((35,) * 32, 64), ((63,) * 16, 64), ((25, 30, 20), 32), ((12, 9, 14), 16), ((900,), 64)]
 )
 def test_blocks_follow_lengths(lengths, block):
-    assert tables.choose_block(lengths, (-1,) * len(lengths), 64) == block
-    assert tables.choose_block(lengths, (-1,) * len(lengths), 32) == min(block, 32)
+    assert tiles.choose_block(lengths, (-1,) * len(lengths), 64) == block
+    assert tiles.choose_block(lengths, (-1,) * len(lengths), 32) == min(block, 32)
 
 
 def test_short_children_of_a_long_prefix_have_long_blocks():
-    assert tables.choose_block((500,) + (12,) * 30, (-1,) + (0,) * 30, 64) == 64
+    assert tiles.choose_block((500,) + (12,) * 30, (-1,) + (0,) * 30, 64) == 64
 
 
 @pytest.mark.parametrize(
@@ -205,10 +224,10 @@ def test_tiles_fit_the_shared_memory_of_a_gpu(capability, there, dtype, size):
 
 def test_heads_that_no_block_fits_are_none_of_the_kernels(monkeypatch):
     """Of fp32 heads of 256 not even the smallest block fits the 64 KB of a T4."""
-    monkeypatch.setattr(tables, "shared_memory", lambda device: 64 * 1024)
+    monkeypatch.setattr(tiles, "shared_memory", lambda device: 64 * 1024)
     device = torch.device("cpu")
-    assert tables.largest_block(256, torch.float32, device) == 0
-    assert tables.largest_block(256, torch.float16, device) == 16
+    assert tiles.largest_block(256, torch.float32, device) == 0
+    assert tiles.largest_block(256, torch.float16, device) == 16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -5,7 +5,8 @@ Keys are read tile by tile with a running maximum and a running sum of exponenti
 logsumexp is kept, from which backward computes them again (Dao et al. 2022, arXiv 2205.14135; Dao 2023, arXiv 2307.08691).
 Every sum has one order, so that a result is the same each time.
 
-Legend: T tokens, H heads, H_kv key heads (H a multiple of it), D head size (padded inside to a power of two).
+Legend: T tokens, H heads, H_kv key heads (H a multiple of it), D head size. A head's columns are held in two parts, each padded
+to a power of two: its halves if rows are rotated, else so that least is padded (`attention_tiles.parts_of`).
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tunesmith.kernels.fused.attention_layout import Layout, largest_block
+from tunesmith.kernels.fused.attention_layout import Layout
+from tunesmith.kernels.fused.attention_tiles import FORWARD, largest_block, parts_of
 from tunesmith.kernels.fused.kernel import kernel
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -47,7 +49,7 @@ def segment_attention_forward(
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     _forward[(heads, layout.queries.shape[0])](
         q, k, v, out, lse, layout.queries, tokens, heads // k.shape[1],
-        **common_arguments(q, layout, scaling, sliding_window, softcap, cos, sin),
+        **common_arguments(q, layout, scaling, sliding_window, softcap, cos, sin), **FORWARD.of(q, layout, cos is not None),
         q_stride=q.stride(0), k_stride=k.stride(0), v_stride=v.stride(0),
     )  # fmt: skip
     return out, lse
@@ -92,45 +94,30 @@ def common_arguments(
         "WINDOWED": sliding_window is not None and sliding_window < q.shape[0],
         "TURN": 0 if cos is None else cos.stride(0),
         "WIDEN": q.device.type == "cpu",  # Triton's interpreter multiplies the bits of bf16 as if they were integers
-        "D": q.shape[2],
-        "SIZE": max(16, triton.next_power_of_2(q.shape[2])),
-        "HALF": max(16, triton.next_power_of_2(q.shape[2] // 2)),
         "BLOCK": layout.block,
-        "num_warps": 4,
-        "num_stages": 2 if cos is None else 1,  # tiles that are rotated take registers, and loops over them are short
         "enable_fp_fusion": True,
-    }
+    } | columns(q.shape[2], cos is not None)
 
 
-@triton.jit
-def load_tile(
-    base, first, end, stride: tl.constexpr, WIDEN: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Rows ``[BLOCK, SIZE]`` of a head from token ``first`` on; zeros from token ``end`` and from column D on."""
-    lane, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, SIZE)[None, :]
-    base += first.to(tl.int64) * stride
-    tile = tl.load(base + lane * stride + column, (first + lane < end) & (column < D), 0.0)
-    return tile.to(tl.float32) if WIDEN else tile
-
-
-@triton.jit
-def store_tile(tile, base, first, end, stride: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    lane, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, SIZE)[None, :]
-    base += first.to(tl.int64) * stride
-    tl.store(base + lane * stride + column, tile.to(base.dtype.element_ty), (first + lane < end) & (column < D))
+def columns(size: int, turned: bool) -> dict[str, int]:
+    """How a head's columns fall into two parts: where those of q and k are cut, those of v, and the parts' padded widths."""
+    cut, one, two = parts_of(size, halves=turned)
+    v_cut, v_one, v_two = parts_of(size)
+    return {"D": size, "CUT": cut, "ONE": one, "TWO": two, "V_CUT": v_cut, "V_ONE": v_one, "V_TWO": v_two}
 
 
 @triton.jit
 def load_pair(
-    base, first, end, stride: tl.constexpr, cos, sin, TURN: tl.constexpr,
-    WIDEN: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    base, first, end, stride: tl.constexpr, cos, sin, TURN: tl.constexpr, WIDEN: tl.constexpr,
+    D: tl.constexpr, CUT: tl.constexpr, ONE: tl.constexpr, TWO: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The two halves ``[BLOCK, HALF]`` of a tile as in `load_tile`, rotated to their positions."""
-    one = load_half(base, first, end, stride, D, HALF, BLOCK)
-    two = load_half(base + D // 2, first, end, stride, D, HALF, BLOCK)
+    """ROWS rows of a head from token ``first`` on, zeros from token ``end`` on, as ``[ROWS, ONE]`` and ``[ROWS, TWO]``: columns up
+    to CUT and from it on, zeros where there are none. If they are halves, rotated to their positions by TURN > 0."""
+    one = load_part(base, first, end, stride, CUT, ONE, ROWS)
+    two = load_part(base + CUT, first, end, stride, D - CUT, TWO, ROWS)
     if TURN > 0:
-        c = load_half(cos, first, end, TURN, D, HALF, BLOCK).to(tl.float32)
-        s = load_half(sin, first, end, TURN, D, HALF, BLOCK).to(tl.float32)
+        c = load_part(cos, first, end, TURN, CUT, ONE, ROWS).to(tl.float32)
+        s = load_part(sin, first, end, TURN, CUT, ONE, ROWS).to(tl.float32)
         turned_one = one.to(tl.float32) * c - two.to(tl.float32) * s
         turned_two = two.to(tl.float32) * c + one.to(tl.float32) * s
         one, two = turned_one.to(one.dtype), turned_two.to(two.dtype)
@@ -140,34 +127,44 @@ def load_pair(
 
 
 @triton.jit
-def load_half(base, first, end, stride: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
-    lane, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, HALF)[None, :]
+def load_part(base, first, end, stride: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    lane, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     base += first.to(tl.int64) * stride
-    return tl.load(base + lane * stride + column, (first + lane < end) & (column < D // 2), 0.0)
+    return tl.load(base + lane * stride + column, (first + lane < end) & (column < COUNT), 0.0)
 
 
 @triton.jit
 def store_pair(
     one, two, base, first, end, stride: tl.constexpr, cos, sin, TURN: tl.constexpr,
-    D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    D: tl.constexpr, CUT: tl.constexpr, ONE: tl.constexpr, TWO: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Halves ``[BLOCK, HALF]`` of a gradient, rotated back."""
-    lane, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, HALF)[None, :]
+    """What `load_pair` reads, rotated back."""
     if TURN > 0:
-        c = load_half(cos, first, end, TURN, D, HALF, BLOCK).to(tl.float32)
-        s = load_half(sin, first, end, TURN, D, HALF, BLOCK).to(tl.float32)
+        c = load_part(cos, first, end, TURN, CUT, ONE, ROWS).to(tl.float32)
+        s = load_part(sin, first, end, TURN, CUT, ONE, ROWS).to(tl.float32)
         one, two = one * c + two * s, two * c - one * s
+    store_part(one, base, first, end, stride, CUT, ONE, ROWS)
+    store_part(two, base + CUT, first, end, stride, D - CUT, TWO, ROWS)
+
+
+@triton.jit
+def store_part(part, base, first, end, stride: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    lane, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     base += first.to(tl.int64) * stride
-    here = (first + lane < end) & (column < D // 2)
-    tl.store(base + lane * stride + column, one.to(base.dtype.element_ty), here)
-    tl.store(base + lane * stride + column + D // 2, two.to(base.dtype.element_ty), here)
+    tl.store(base + lane * stride + column, part.to(base.dtype.element_ty), (first + lane < end) & (column < COUNT))
+
+
+@triton.jit
+def products(a_one, a_two, b_one, b_two):
+    """Of rows of a with rows of b, both in parts."""
+    s = tl.dot(a_one, tl.trans(b_one), input_precision="ieee")
+    return tl.dot(a_two, tl.trans(b_two), s, input_precision="ieee")
 
 
 @triton.jit
 def scores(a_one, a_two, b_one, b_two, scale, cap, CAPPED: tl.constexpr):
-    """Scores of rows of a with rows of b, both in halves, in base 2."""
-    s = tl.dot(a_one, tl.trans(b_one), input_precision="ieee")
-    s = tl.dot(a_two, tl.trans(b_two), s, input_precision="ieee") * scale
+    """Scores of rows of a with rows of b, both in parts, in base 2."""
+    s = products(a_one, a_two, b_one, b_two) * scale
     if CAPPED:
         small = tl.exp2(tl.abs(s) * LOG2E * -2.0)  # at most 1, so that nothing overflows
         tanh = (1.0 - small) / (1.0 + small)
@@ -176,7 +173,14 @@ def scores(a_one, a_two, b_one, b_two, scale, cap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def query_row(queries, window, WINDOWED: tl.constexpr, BLOCK: tl.constexpr):
+def rowsum(out_one, out_two, slope_one, slope_two):
+    """rowsum(O ∘ dO), both in parts."""
+    one = tl.sum(out_one.to(tl.float32) * slope_one.to(tl.float32), axis=1)
+    return one + tl.sum(out_two.to(tl.float32) * slope_two.to(tl.float32), axis=1)
+
+
+@triton.jit
+def query_row(queries, window, WINDOWED: tl.constexpr, TILE: tl.constexpr):
     """A row of the table of queries: first and end, then what of its segment and of its prefix is in reach: start of its own
     keys; start, end and tiles of the prefix's; how much further than flat tokens say a prefix's keys are away."""
     first, end = tl.load(queries), tl.load(queries + 1)
@@ -185,21 +189,33 @@ def query_row(queries, window, WINDOWED: tl.constexpr, BLOCK: tl.constexpr):
     if WINDOWED:
         own = tl.maximum(own, first - window + 1)
         prefix = tl.minimum(tl.maximum(prefix, first + away - window + 1), prefix_end)
-    return first, end, own, prefix, prefix_end, tl.cdiv(prefix_end - prefix, BLOCK), away
+    return first, end, own, prefix, prefix_end, tl.cdiv(prefix_end - prefix, TILE), away
 
 
 @triton.jit
-def key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, window, WINDOWED: tl.constexpr, BLOCK: tl.constexpr):
-    """A tile of the keys of a `query_row`, the prefix's first: where it begins and ends, and which query sees which key."""
+def key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, TILE: tl.constexpr):
+    """A tile of the keys of a `query_row`, the prefix's first: where it begins and ends, and where, as its keys are counted, the
+    first query stands."""
     inherited = tile < prefix_tiles
-    place = tl.where(inherited, prefix + tile * BLOCK, own + (tile - prefix_tiles) * BLOCK)
-    stop = tl.where(inherited, prefix_end, end)
-    key = place + tl.arange(0, BLOCK)[None, :]
-    distance = first + tl.where(inherited, away, 0) + tl.arange(0, BLOCK)[:, None] - key
-    seen = (key < stop) & (distance >= 0)
+    place = tl.where(inherited, prefix + tile * TILE, own + (tile - prefix_tiles) * TILE)
+    return place, tl.where(inherited, prefix_end, end), first + tl.where(inherited, away, 0)
+
+
+@triton.jit
+def in_sight(s, place, stop, origin, window, WINDOWED: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    """Scores ``[BLOCK, TILE]`` of a `key_tile`, minus infinity where a query does not see a key. Most tiles of a long document
+    are seen by all, and asking each score would take a quarter of their time."""
+    all_seen = place + TILE <= tl.minimum(stop, origin + 1)
     if WINDOWED:
-        seen = seen & (distance < window)
-    return place, stop, seen
+        all_seen = all_seen & (origin + BLOCK - place <= window)
+    if not all_seen:
+        key = place + tl.arange(0, TILE)[None, :]
+        distance = origin + tl.arange(0, BLOCK)[:, None] - key
+        seen = (key < stop) & (distance >= 0)
+        if WINDOWED:
+            seen = seen & (distance < window)
+        s = tl.where(seen, s, float("-inf"))
+    return s
 
 
 @kernel(do_not_specialize=["queries", "tokens", "window"])
@@ -207,33 +223,40 @@ def _forward(
     q, k, v, out, lse, queries, tokens, group, cos, sin, scale, cap, window,
     q_stride: tl.constexpr, k_stride: tl.constexpr, v_stride: tl.constexpr,
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr, TURN: tl.constexpr, WIDEN: tl.constexpr,
-    D: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    D: tl.constexpr, CUT: tl.constexpr, ONE: tl.constexpr, TWO: tl.constexpr,
+    V_CUT: tl.constexpr, V_ONE: tl.constexpr, V_TWO: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """One head of one block of queries."""
     head, heads = tl.program_id(0), tl.num_programs(0)
     queries += tl.program_id(1) * 6
-    first, end, own, prefix, prefix_end, prefix_tiles, away = query_row(queries, window, WINDOWED, BLOCK)
+    first, end, own, prefix, prefix_end, prefix_tiles, away = query_row(queries, window, WINDOWED, TILE)
     if first >= end:
         return
     k += head // group * D
     v += head // group * D
-    q_one, q_two = load_pair(q + head * D, first, end, q_stride, cos, sin, TURN, WIDEN, D, HALF, BLOCK)
+    q_one, q_two = load_pair(q + head * D, first, end, q_stride, cos, sin, TURN, WIDEN, D, CUT, ONE, TWO, BLOCK)
     highest = tl.full([BLOCK], -3.4e38, dtype=tl.float32)  # finite, so that a tile may be out of a query's sight
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    mixed = tl.zeros([BLOCK, SIZE], dtype=tl.float32)
-    for tile in range(prefix_tiles + tl.cdiv(end - own, BLOCK)):
-        place, stop, seen = key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, window, WINDOWED, BLOCK)
-        k_one, k_two = load_pair(k, place, stop, k_stride, cos, sin, TURN, WIDEN, D, HALF, BLOCK)
-        value = load_tile(v, place, stop, v_stride, WIDEN, D, SIZE, BLOCK)
-        s = tl.where(seen, scores(q_one, q_two, k_one, k_two, scale, cap, CAPPED), float("-inf"))
+    mixed_one = tl.zeros([BLOCK, V_ONE], dtype=tl.float32)
+    mixed_two = tl.zeros([BLOCK, V_TWO], dtype=tl.float32)
+    for tile in range(prefix_tiles + tl.cdiv(end - own, TILE)):
+        place, stop, origin = key_tile(tile, first, end, own, prefix, prefix_end, prefix_tiles, away, TILE)
+        k_one, k_two = load_pair(k, place, stop, k_stride, cos, sin, TURN, WIDEN, D, CUT, ONE, TWO, TILE)
+        v_one, v_two = load_pair(v, place, stop, v_stride, cos, sin, 0, WIDEN, D, V_CUT, V_ONE, V_TWO, TILE)
+        s = scores(q_one, q_two, k_one, k_two, scale, cap, CAPPED)
+        s = in_sight(s, place, stop, origin, window, WINDOWED, BLOCK, TILE)
         higher = tl.maximum(highest, tl.max(s, axis=1))
         weight = tl.exp2(s - higher[:, None])
         fade = tl.exp2(highest - higher)
         total = total * fade + tl.sum(weight, axis=1)
-        mixed = tl.dot(weight.to(value.dtype), value, mixed * fade[:, None], input_precision="ieee")
+        weight = weight.to(v_one.dtype)
+        mixed_one = tl.dot(weight, v_one, mixed_one * fade[:, None], input_precision="ieee")
+        mixed_two = tl.dot(weight, v_two, mixed_two * fade[:, None], input_precision="ieee")
         highest = higher
     lane = tl.arange(0, BLOCK)
     here = first + lane < end
     total = tl.where(here, total, 1.0)
-    store_tile(mixed / total[:, None], out + head * D, first, end, heads * D, D, SIZE, BLOCK)
+    mixed_one /= total[:, None]
+    mixed_two /= total[:, None]
+    store_pair(mixed_one, mixed_two, out + head * D, first, end, heads * D, cos, sin, 0, D, V_CUT, V_ONE, V_TWO, BLOCK)
     tl.store(lse + head.to(tl.int64) * tokens + first + lane, (highest + tl.log2(total)) / LOG2E, here)

@@ -3,7 +3,6 @@
 A block is a run of tokens of one segment. Its row of a table says where it lies and what it reads.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,50 +44,6 @@ class Layout:
         """Take over another pack's tables (on any device) where these lie, for a CUDA graph that reads them here."""
         assert (self.block, self.parts, self.queries.shape) == (other.block, other.parts, other.queries.shape)
         self.data.copy_(other.data, non_blocking=True)
-
-
-def choose_block(lengths: Sequence[int], parents: Sequence[int], largest: int) -> int:
-    """The block, of 16, 32 and at most ``largest``, with the least work: a tile costs what it costs to begin one, and its
-    side (far from filling the matrix units, a tile's time is not its area)."""
-    size, parent = np.array(lengths, dtype=np.int64), np.array(parents, dtype=np.int64)
-    prefix = np.where(parent >= 0, size[parent], 0)
-
-    def work(block: int) -> int:
-        rows = -(-size // block)
-        return int((rows * (rows + 1) // 2 + rows * -(-prefix // block)).sum()) * (16 + block)
-
-    return min((block for block in (16, 32, 64) if block <= largest), key=work)
-
-
-def largest_block(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
-    """The largest block whose tiles fit the registers and the device's shared memory, or 0 if none does."""
-    width = max(16, 1 << (head_dim - 1).bit_length())
-    if dtype.itemsize == 2:
-        block, tiles = 64 if head_dim <= 128 else 32, 6.0  # the queries' gradient has q, dO, and two each of k and v on their way
-    else:
-        block, tiles = 32 if head_dim <= 64 else 16, 4.125  # fp32 is multiplied outside the matrix units, from registers
-    room = shared_memory(device)
-    while block >= 16 and block * tiles * width * dtype.itemsize > room:
-        block //= 2
-    return block if block >= 16 else 0
-
-
-@functools.cache
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a program can have: 64 KB on a T4, 99 KB on an RTX 30 to 50, 227 KB on an H100."""
-    if device.type != "cuda":
-        return 99 * 1024  # of Triton's interpreter, what most GPUs have
-    from triton.runtime import driver  # tables are made, and plans, where triton is not
-
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])  # what Triton itself goes by
-
-
-def can_rotate(block: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernels may rotate q and k themselves: where matrix units read their factors from shared memory (Hopper,
-    blocks of 64). Elsewhere each warp would rotate all of a tile in its own registers, and these would not do."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return hopper and block == 64 and head_dim <= 128 and dtype.itemsize == 2
 
 
 def layout(
