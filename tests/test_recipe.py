@@ -359,6 +359,12 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, make: Callable[[Path]
     assert caught.value.fix.endswith(".")
 
 
+def test_an_output_folder_at_home_is_no_folder_called_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "run.yaml").write_text("output_dir: ~/runs/mine")
+    assert Recipe.of(Recipe.read(tmp_path / "run.yaml")).output_dir == "/home/me/runs/mine"
+
+
 def test_yaml_can_build_no_objects(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("lora_r: !!python/object/apply:os.getpid []")
     with pytest.raises(RecipeError, match="not valid YAML"):

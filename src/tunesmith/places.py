@@ -29,7 +29,7 @@ def check_recipe(recipe: Recipe, *, begins: bool = True) -> None:
     if recipe.chat_template is not None:
         template_named(recipe.chat_template)
     for part in parts_of(recipe):
-        check_name(part.name, part.split)
+        check_name(part.name, part.split, part.config)
     if recipe.eval_dataset:
         check_name(recipe.eval_dataset, "train")
 

@@ -1,6 +1,7 @@
 """Recipe: every setting of a run, stated once. Flags, YAML, help, documentation and validation derive from it."""
 
 from collections.abc import Callable, Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from tunesmith.amount import parse_bytes
 from tunesmith.elsewhere import check_elsewhere
 from tunesmith.errors import RecipeError, nearest
-from tunesmith.mixed_data import DataFormat, MixedData, check_columns, mixture_name, repeated
+from tunesmith.mixed_data import DataFormat, MixedData, check_beside, check_columns, mixture_name, repeated
 from tunesmith.refusal import explain
 from tunesmith.yaml_text import read_yaml
 
@@ -93,7 +94,9 @@ class Recipe(BaseModel):
     on_bad_row: Literal["error", "skip"] = _setting(
         "error", "data", "A row that cannot be trained on: stop and say why, or leave such rows out and count them.", "bad_rows"
     )
-    max_rows: int | None = _setting(None, "data", "Use only the first rows.", "max_samples", "max_train_samples", ge=1)
+    max_rows: int | None = _setting(
+        None, "data", "Use only the first rows of each data set.", "max_samples", "max_train_samples", ge=1
+    )
     streaming: bool = _setting(
         False, "data", "Tokenise rows while others are trained on: starts at once, however many there are; needs max_steps.",
         "dataset_streaming",
@@ -185,6 +188,11 @@ class Recipe(BaseModel):
             raise ValueError("it is less than a megabyte: add a unit, such as 6GB")
         return text
 
+    @field_validator("output_dir")
+    @classmethod
+    def _at_home(cls, value: str | None) -> str | None:
+        return expanduser(value) if value else value  # what stands in YAML, or behind =, no shell expands
+
     @property
     def memory_bytes(self) -> int | None:
         """`memory` in bytes."""
@@ -221,17 +229,22 @@ class Recipe(BaseModel):
         return self
 
     @staticmethod
-    def of(settings: Mapping[str, Any], echo: Callable[[str], None] = lambda line: None) -> "Recipe":
-        """The recipe these settings make; other tools' names are accepted and ``echo`` told their canonical one.
+    def of(
+        settings: Mapping[str, Any], echo: Callable[[str], None] = lambda line: None, mixture: str = "datasets"
+    ) -> "Recipe":  # fmt: skip
+        """The recipe these settings make; other tools' names are accepted and ``echo`` told their canonical one. mixture: what
+        messages call the place of ``datasets``.
 
         Raises:
-            RecipeError: an unknown key (with the nearest known one), two values for one key, or a wrong value.
+            RecipeError: an unknown key (with the nearest known one), two values for one key, a wrong value, or one that the
+                entries of a mixture have to say.
         """
         known = canonical_settings(settings, echo)
         if known.get("load_in_8bit") is True:
             known.setdefault("load_in_4bit", False)
-        if "dataset_name" not in known and isinstance(known.get("datasets"), list):
-            known["dataset_name"] = mixture_name(known["datasets"])
+        if (mixed := known.get("datasets")) and isinstance(mixed, list):
+            known.setdefault("dataset_name", mixture_name(mixed))
+            check_beside(mixed, {k: v for k, v in known.items() if v != Recipe.model_fields[k].default}, mixture)
         try:
             recipe = Recipe(**known)
         except ValidationError as error:

@@ -113,6 +113,51 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(
         resolve(reference)
 
 
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("", "has no name"),
+        ("  ", "has no name"),
+        ("@v1", r"@v1 names a revision of no model\. Write a hub id before it: user/name@v1"),
+        (" @v1", "names a revision of no model"),
+        ("@", "names a revision of no model"),
+        ("copy@v1", r"copy is on this machine, where it has none\. Leave @v1 out"),
+        ("./copy@v1", "where it has none"),
+        ("copy@", "Leave @ out"),
+        ("copy/config.json@v1", "where it has none"),
+        ("smollm2-135m@v1", "where it has none"),
+        ("org/name/", r"no folder org/name/\. Check the path; or if it is a hub id: org/name$"),
+        ("smollm2-135m/", "or if it is a hub id: smollm2-135m$"),
+        ("a/b/c/", r"no folder a/b/c/\. Check the path\.$"),
+        ("org/name@v1/", "There is no folder org/name@v1/"),
+        ("https://huggingface.co/org/name/tree/main", "is an address, .*: org/name$"),
+        ("hf://org/name", "is an address, .*: org/name$"),
+        ("https://example.org/m", "is an address, .*: user/name$"),
+        ("~nobody-of-that-name", "There is no folder ~nobody"),
+        ("Why is it that the wind is cold? " * 9, r"No name is as long as Why is it .*… \(297 characters\)"),
+    ],
+)
+def test_what_can_be_no_model_is_told_for_what_it_is(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, reference: str, says: str
+) -> None:
+    monkeypatch.chdir(copy.parent)
+    with pytest.raises(ModelError, match=says):
+        resolve(reference)
+
+
+def test_a_revision_alone_does_not_mean_the_folder_one_is_in(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    with pytest.raises(ModelError, match="a revision of no model"):
+        resolve("@v1")
+    assert resolve(".").path == "."
+
+
+def test_a_folder_with_an_at_sign_in_its_name_is_that_folder(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy.parent)
+    copy.rename(copy.parent / "copy@v1")
+    assert resolve("copy@v1").path == "copy@v1"
+
+
 def test_an_adapter_folder_is_refused_with_the_way_to_use_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")

@@ -164,6 +164,14 @@ def test_names_win_over_the_file_and_flags_over_names(run_yaml: str) -> None:
     assert read(run_yaml, "typed/model", "--model", "flag/model").model_name_or_path == "flag/model"
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_column_beside_a_mixture_is_refused_with_the_file_whose_entries_would_name_it(tmp_path: Path, in_file: bool) -> None:
+    mix = tmp_path / "mix.yaml"
+    mix.write_text("datasets:\n  - {path: a.jsonl}\n" + "messages: chat\n" * in_file)
+    with pytest.raises(RecipeError, match=r"each entry of datasets in \S+/mix\.yaml says itself .*`messages: chat`"):
+        read(str(mix), *([] if in_file else ["--messages", "chat"]))
+
+
 def test_of_two_files_the_later_wins(run_yaml: str, tmp_path: Path) -> None:
     (tmp_path / "more.yml").write_text("seed: 8")
     recipe = read(run_yaml, str(tmp_path / "more.yml"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunesmith.data.advice import ColumnsError
+from tunesmith.data.advice import WHICH, ColumnsError
 from tunesmith.data.columns import Columns, find_columns
 from tunesmith.data.formats import to_conversations
 from tunesmith.data.row import Row
@@ -227,3 +227,38 @@ def test_a_file_of_one_message_a_row_is_told_from_one_with_a_prompt_and_an_answe
 def test_columns_that_are_only_called_like_those_of_a_message_are_named_as_any_others(row):
     with pytest.raises(DataError, match="do not say which is the prompt"):
         find(row)
+
+
+@pytest.mark.parametrize("beside", [{}, {"n": 1}, {"id": "x"}])
+def test_columns_inside_of_another_are_told_and_none_is_guessed(beside):
+    row = {**beside, "data": {"question": "a", "answer": "b"}}
+    with pytest.raises(DataError, match=r"columns inside of 'data', which holds objects \(question, answer\)\. Write") as caught:
+        find(row)
+    assert not isinstance(caught.value, ColumnsError), "no setting would read them"
+
+
+def test_rows_without_columns_are_told():
+    with pytest.raises(DataError, match=r"The rows of rows\.jsonl are empty objects"):
+        find({}, {})
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ({"left": "a", "right": "b"}, {"prompt": "left", "completion": "right"}),
+        ({"left": 1, "right": "b"}, {"prompt": WHICH, "completion": WHICH}),
+        ({"a": "x", "b": "y", "meta": {"n": 1}}, {"prompt": WHICH, "completion": WHICH}),
+        ({"body": "a"}, {"text": "body"}),
+        ({"body": 1}, {"text": WHICH}),
+    ],
+)
+def test_only_columns_that_hold_text_are_suggested(row, settings):
+    with pytest.raises(ColumnsError) as caught:
+        find(row)
+    assert caught.value.settings == settings
+
+
+def test_a_first_line_that_reads_like_a_row_is_not_certainly_a_header():
+    with pytest.raises(ColumnsError, match="If the first line is a row and no header, write one above it") as caught:
+        find({"How are you?": "Who?", "Fine.": "Me."})
+    assert caught.value.certain == {}, "to follow it would lose a row"

@@ -188,8 +188,15 @@ def test_wrapped_rows_lose_no_token_to_max_length(load, rows):
 
 
 def test_packed_rows_without_a_token_to_train_are_refused(load, rows):
-    with pytest.raises(DataError, match="No answer token is left"):
+    with pytest.raises(DataError, match=r"No answer token is left .*Raise max_length; \d+ cuts nothing"):
         load(rows, packing="wrapped", max_length=1)
+
+
+def test_of_rows_longer_than_the_model_can_see_no_longer_rows_are_advised(load, tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"prompt": "long " * 400, "completion": "There."}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"No answer token .*Shorten or split the rows: the longest has 1,\d+ tokens, .* sees 64\."):
+        load(str(path), limit=64)
 
 
 def test_held_out_rows_are_whole_up_to_what_the_model_can_see(load, rows, tmp_path):

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tunesmith
 from tunesmith.data.bad_rows import refuse
 from tunesmith.data.dataset import Dataset, prepare
-from tunesmith.data.mixture import open_data, times
+from tunesmith.data.mixture import open_data, parts_of, times
 from tunesmith.errors import DataError, RecipeError
+from tunesmith.mixed_data import COLUMNS, MixedData
 from tunesmith.recipe import Recipe
 
 
@@ -126,11 +128,15 @@ def test_a_mixture_survives_yaml(tmp_path, pairs, spoken):
         ([], "datasets names no data set"),
         ([{"weight": 2}], "datasets.0.path"),
         ([{"path": "a", "weight": 0}], "datasets.0.weight: 0 will not do"),
-        ([{"path": "a", "wieght": 1}], "datasets.0.wieght"),
+        ([{"path": "a", "wieght": 1}], r"datasets\.0: .*no entry has a key 'wieght' \(did you mean weight\?\); there are path"),
+        ([{"path": "a", "dataset_format": "alpaca"}], r"no entry has a key 'dataset_format' \(did you mean type\?\)"),
+        ([{"path": "a"}, ["b"]], r"datasets\.1: \['b'\] will not do: a path is needed here, or keys with one"),
+        ([None], r"datasets\.0: None will not do: a path is needed here"),
         ([{"path": "a", "type": "alpca"}], "datasets.0.type: 'alpca'"),
         ([{"path": "a", "prompt": "q"}], "give both"),
         ("a.jsonl", "datasets"),
         (["a.jsonl", {"path": "a.jsonl", "weight": 2}], "datasets names a.jsonl twice"),
+        (["a.jsonl", "./b/../a.jsonl"], "datasets names a.jsonl twice"),
     ],
     ids=str,
 )
@@ -139,9 +145,51 @@ def test_a_mixture_that_is_none_is_refused(datasets, says):
         Recipe.of({"datasets": datasets})
 
 
+def test_entries_may_be_objects_from_python():
+    entry = MixedData(path="a.jsonl", weight=2)
+    assert Recipe.of({"datasets": [entry, "b.jsonl"]}).datasets == [entry, MixedData(path="b.jsonl")]
+
+
 def test_a_mixture_beside_another_data_set_is_a_contradiction():
     with pytest.raises(RecipeError, match="give one"):
         Recipe.of({"dataset_name": "yoda", "datasets": ["a.jsonl"]})
+
+
+@pytest.mark.parametrize(
+    ("beside", "keys"),
+    [
+        *(({column: "it is"}, f"{column}: it is") for column in COLUMNS),
+        ({"conversations": "chat"}, "messages: chat"),
+        ({"prompt": "q", "completion": "a"}, "prompt: q, completion: a"),
+        ({"dataset_format": "alpaca", "system": "s"}, "type: alpaca, system: s"),
+        ({"subset": "small"}, "subset: small"),
+        ({"messages": 3}, "messages: '3'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("entry", ["a.jsonl", {"path": "a.jsonl"}, MixedData(path="a.jsonl")], ids=["path", "keys", "object"])
+def test_what_an_entry_has_to_say_is_refused_beside_the_mixture_with_the_keys_to_write(beside, keys, entry):
+    with pytest.raises(RecipeError, match="beside a mixture and would be ignored: each entry of datasets says itself") as caught:
+        Recipe.of({"datasets": [entry, "b.jsonl"], **beside})
+    assert f"write `{keys}` into the entry that is meant, such as that of a.jsonl." in caught.value.fix
+
+
+def test_a_column_is_refused_beside_a_mixture_from_python_before_anything_is_read():
+    with pytest.raises(RecipeError, match="messages is given beside a mixture"):
+        tunesmith.train("no-such-model", datasets=["none.jsonl"], messages="chat")
+
+
+def test_settings_beside_a_mixture_that_say_nothing_of_their_own_are_taken():
+    named = dict.fromkeys(COLUMNS)
+    assert Recipe.of({"datasets": ["a.jsonl"], **named, "dataset_format": "auto", "dataset_split": "train", "max_rows": 5})
+
+
+def test_a_split_beside_a_mixture_is_that_of_the_entries_without_one():
+    entries = [{"path": "a", "split": "dev"}, {"path": "b"}]
+    recipe = Recipe.of({"datasets": entries, "split": "test"})
+    assert [part.split for part in parts_of(recipe)] == ["dev", "test"]
+    with pytest.raises(RecipeError, match=r"dataset_split is given beside a mixture and would be ignored.*`split: test`"):
+        Recipe.of({"datasets": entries[:1], "split": "test"})
 
 
 def test_a_part_that_is_not_there_is_named(load, pairs):

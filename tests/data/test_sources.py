@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tunesmith.data import sources
-from tunesmith.data.sources import left_out, load_rows
+from tunesmith.data.sources import check_name, left_out, load_rows
 from tunesmith.errors import DataError
 
 ROWS = [
@@ -317,3 +317,40 @@ def test_no_name_is_not_the_working_folder(tmp_path, monkeypatch, name):
 
 def test_an_address_is_not_looked_for_as_a_file():
     assert "https://example.com/rows.jsonl is an address" in _refusal("https://example.com/rows.jsonl")
+    assert "Name it by its id there: org/rows" in _fix("https://huggingface.co/datasets/org/rows/viewer")
+
+
+def test_a_revision_of_what_is_on_this_machine_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path, "rows.jsonl", '{"n": 1}\n')
+    (tmp_path / "org" / "rows").mkdir(parents=True)
+    assert "rows.jsonl is a file on this machine, where it has none" in _refusal("rows.jsonl@v1")
+    assert "org/rows is a folder on this machine" in _refusal("org/rows@v1"), "datasets would read that folder, whatever revision"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "*.jsonl", "folder", "yoda"])
+def test_what_only_the_hub_has_is_not_ignored_of_data_on_this_machine(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    _write(tmp_path / "folder", "rows.jsonl", '{"n": 1}\n')
+    _write(tmp_path, "rows.jsonl", '{"n": 1}\n')
+    check_name(name, "train")
+    with pytest.raises(DataError, match="dataset_config 'small' would be ignored"):
+        check_name(name, "train", "small")
+    if name == "yoda":
+        check_name(name, "test")
+        return
+    with pytest.raises(DataError, match="has no splits: all of it would be read, and dataset_split 'test' ignored"):
+        check_name(name, "test")
+
+
+def test_a_folder_of_splits_has_them(tmp_path):
+    for split in ("train", "test"):
+        _write(tmp_path, f"{split}.jsonl", '{"n": 1}\n')
+    check_name(str(tmp_path), "test")
+    with pytest.raises(DataError, match="no file for the split 'dev'"):
+        check_name(str(tmp_path), "dev")
+
+
+def test_a_home_that_is_nobodys_is_a_path_that_is_not_there():
+    assert "There is no file ~nobody-of-that-name/rows.jsonl" in _refusal("~nobody-of-that-name/rows.jsonl")

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from textwrap import shorten
 
@@ -16,6 +17,7 @@ from tunesmith.base.disk import sync
 from tunesmith.base.gguf_header import check_gguf
 from tunesmith.base.gguf_model import read_model, read_tokenizer
 from tunesmith.base.model_files import check_files
+from tunesmith.base.reference import check_reference
 from tunesmith.errors import ModelError, nearest
 from tunesmith.suffixes import DATA_SUFFIXES
 
@@ -81,9 +83,8 @@ def find(reference: str) -> Path | None:
     Raises:
         ModelError: nothing of that name here, not a model, pickled weights only, or an adapter instead of a model.
     """
-    if not reference.strip():
-        raise ModelError("The model has no name.", "Give a folder, a .gguf file, a hub id or smollm2-135m.")
-    path = Path(reference).expanduser()
+    check_reference(reference)
+    path = Path(expanduser(reference))
     if _is_bundled(reference):
         return _bundled_file(reference)
     if path.is_dir():
@@ -99,9 +100,15 @@ def find(reference: str) -> Path | None:
         raise data_not_model(reference) if path.exists() else _no_file(reference, path)
     if path.exists():
         raise ModelError(f"{reference} is a file, but not a .gguf model.", "Give a model folder, a .gguf file or a hub id.")
-    repo = reference.partition("@")[0]
+    repo, at, revision = reference.partition("@")
+    if at and (repo in BUNDLED or Path(expanduser(repo)).exists()):
+        raise ModelError(
+            f"{reference} names a revision, and {repo} is on this machine, where it has none.", f"Leave {at + revision} out."
+        )
     if reference.startswith((".", "/", "~")) or reference.endswith("/") or repo.count("/") > 1:
-        raise ModelError(f"There is no folder {reference}{nearest(path.name, _beside(path, Path.is_dir))}.", "Check the path.")
+        slash = repo.endswith("/") and repo.count("/") < 3
+        fix = f"Check the path; or if it is a hub id: {repo[:-1]}" if slash else "Check the path."
+        raise ModelError(f"There is no folder {reference}{nearest(path.name, _beside(path, Path.is_dir))}.", fix)
     return None
 
 
@@ -183,7 +190,7 @@ def _bundled_file(name: str) -> Path:
 
 def gguf_file(reference: str) -> Path | None:
     """The GGUF file that a model reference stands for, if it stands for one."""
-    path = Path(reference).expanduser()
+    path = Path(expanduser(reference))
     if _is_bundled(reference):
         return _bundled_file(reference)
     return path if path.suffix == ".gguf" and path.is_file() else None

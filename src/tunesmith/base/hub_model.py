@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from tunesmith.base.catalog import BUNDLED, ModelSource
 from tunesmith.errors import ModelError, nearest
+from tunesmith.hub_client import first_line, why_not_given
 
 
 def check_on_hub(source: ModelSource) -> None:
@@ -15,23 +16,14 @@ def check_on_hub(source: ModelSource) -> None:
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    reasons = {
-        errors.OfflineModeIsEnabled: "it could not be asked: HF_HUB_OFFLINE or the like is set",
-        httpx.RequestError: "it could not be asked",
-        errors.LocalEntryNotFoundError: "it could not be asked",
-        errors.GatedRepoError: "it gives it only to those who accepted the model's conditions and are logged in",
-        errors.RepositoryNotFoundError: "it has no such model, or a private one",
-        errors.RevisionNotFoundError: f"it has no revision {source.revision!r} of it",
-        errors.EntryNotFoundError: "what it has of that name holds no config.json; of GGUF files, fetch one and name it",
-    }
+    empty = errors.EntryNotFoundError, "what it has of that name holds no config.json; of GGUF files, fetch one and name it"
     try:
         if source.folder() is None:
             with suppress(errors.HfHubHTTPError):  # any answer will do: a download tries for 23 s to reach a hub that gives none
                 get_hf_file_metadata(hf_hub_url(source.path, "config.json", revision=source.revision))
             hf_hub_download(source.path, "config.json", revision=source.revision)
     except (OSError, ValueError, ImportError, errors.EntryNotFoundError, httpx.RequestError, httpx.InvalidURL) as error:
-        why = next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error).partition("\n")[0].rstrip("."))
-        raise not_given(source, why) from error
+        raise not_given(source, why_not_given(error, "model", source.revision, empty) or first_line(error)) from error
 
 
 def not_given(source: ModelSource, why: str) -> ModelError:

@@ -1,5 +1,6 @@
 """A tokenizer that cannot teach a model never to stop: padding is not EOS, and the chat template is known."""
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def template_named(name: str) -> str:
     """A built-in chat template, or that of a file. Raises ModelError if there is neither."""
     if name in TEMPLATES:
         return TEMPLATES[name]
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8-sig")

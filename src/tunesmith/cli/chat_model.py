@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def find_partner(reference: str, settings: dict[str, Any]) -> Path | Recipe:
     Raises:
         RunError: there is no such run, or a folder holds neither. ModelError: see `check_model`.
     """
-    folder = Path(reference).expanduser()
+    folder = Path(expanduser(reference))
     if (folder / "adapter_config.json").is_file():
         if settings:
             raise RecipeError(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from os.path import expanduser
 from pathlib import Path
 
 from tunesmith.cli.chat_answer import CONTEXT, INTERRUPTED, MAX_NEW_TOKENS, Answer
@@ -188,7 +189,7 @@ class Chat:
     def _save(self, argument: str) -> Told:
         if not argument:
             raise RecipeError("/save needs the name of a file.", "Type, for example, /save talks.jsonl")
-        path = Path(argument).expanduser()
+        path = Path(expanduser(argument))
         append_row(path, row_of(self.system, self.turns, self.session.renderer))
         cut = sum(not turn.whole for turn in self.turns)
         text = f"Saved {_count(self.turns, 'turn')} as a row of {path}"

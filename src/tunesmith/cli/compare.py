@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from contextlib import nullcontext
+from os.path import expanduser
 from pathlib import Path
 
 from tunesmith.cli.counts import count
@@ -14,7 +15,7 @@ from tunesmith.cli.parser import Parser, named
 def run(arguments: list[str]) -> int:
     """Compare, show, and write the page if one is asked for."""
     options = _parser().parse_args(arguments)
-    page = Path(options.html).expanduser() if options.html else None
+    page = Path(expanduser(options.html)) if options.html else None
     if page is not None:
         check_page(page, options.force, "compare.html")
 

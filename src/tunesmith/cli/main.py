@@ -3,11 +3,13 @@
 import os
 import sys
 import warnings
+from errno import ENAMETOOLONG
 from importlib import import_module
 
 from tunesmith.base.disk import FULL
 from tunesmith.cli.parser import Parser
-from tunesmith.errors import MachineError, TunesmithError
+from tunesmith.errors import MachineError, RecipeError, TunesmithError, nearest
+from tunesmith.hub_client import check_environment
 from tunesmith.training.interrupt import exit_code, terminable
 
 COMMANDS = {
@@ -39,8 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({**QUIET, **os.environ})
     if not debug:
         warnings.simplefilter("ignore")  # libraries warn about one another; what matters to the user, we say ourselves
     try:
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()
         return 0
     except OSError as error:
+        if error.errno == ENAMETOOLONG and not debug:
+            _complain(RecipeError(f"No name is as long as {str(error.filename)[:60]}….", "Check what you typed."))
+            return 2
         if debug or error.errno not in FULL or error.filename is not None:
             raise
         _drop_output()
@@ -93,12 +97,12 @@ def _dispatch(arguments: list[str]) -> int:
         commands.add_parser(name, help=help_line, add_help=False)
     if not arguments or arguments[0] not in COMMANDS:
         if arguments and not arguments[0].startswith("-"):
-            from tunesmith.errors import RecipeError, nearest
-
             raise RecipeError(f"There is no command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}.", "Try `tunesmith --help`.")
         parser.parse_args(arguments)
         parser.print_help()
         return 0
+    if not {"-h", "--help"} & set(arguments):
+        check_environment()
     return import_module(f"tunesmith.cli.{arguments[0]}").run(arguments[1:])
 
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import time
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def run(arguments: list[str]) -> int:
     """Look at the data; exit code 1 if they will not train."""
     options, rest, recipe, aliases = _parse(arguments)
-    page = Path(options.html).expanduser() if options.html else None
+    page = Path(expanduser(options.html)) if options.html else None
     if page is not None:
         check_page(page, options.force, "preview.html")
 

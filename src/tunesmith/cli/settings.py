@@ -68,12 +68,14 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
     """
     words, flags = _split(parser, arguments)
     settings: dict[str, Any] = {}
+    mixture = "datasets"
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     for file in files:
         try:
             read = Recipe.read(Path(file))
             _check_elsewhere(read, arguments)
             settings.update(canonical_settings(read, echo))
+            mixture = f"datasets in {file}" if "datasets" in read else mixture
         except RecipeError as error:
             if file in error.what:
                 raise
@@ -85,7 +87,7 @@ def read_settings(parser: argparse.ArgumentParser, arguments: list[str], echo: C
     for key, value in flags:
         _check_elsewhere({key: value}, arguments)
         settings.update(canonical_settings({key: value}, echo))
-    return Recipe.of(settings)
+    return Recipe.of(settings, mixture=mixture)
 
 
 def _check_elsewhere(settings: Mapping[str, Any], arguments: list[str]) -> None:

@@ -1,11 +1,11 @@
 """Settings that would read rows, as a user is to write them: flags of a command, or keys of a mixture's entry."""
 
+import re
 import shlex
-from collections.abc import Mapping
-
-import yaml
+from collections.abc import Iterable, Mapping
 
 from tunesmith.errors import DataError
+from tunesmith.mixed_data import as_keys
 
 WHICH = "COLUMN"
 """Stands for a column that only the user knows."""
@@ -16,11 +16,15 @@ def as_flags(settings: Mapping[str, str]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in settings.items())
 
 
-def as_keys(settings: Mapping[str, str]) -> str:
-    """```prompt: ask, completion: said` in its entry of datasets``, where the format is called ``type``."""
-    keys = {"type" if name == "dataset_format" else name: value for name, value in settings.items()}
-    written = yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
-    return f"`{written.strip()[1:-1]}` in its entry of datasets"
+def in_entry_of(settings: Mapping[str, str]) -> str:
+    """```prompt: ask, completion: said` in its entry of datasets``."""
+    return f"`{as_keys(settings)}` in its entry of datasets"
+
+
+def headless(columns: Iterable[str]) -> str:
+    """What to do if what was taken for columns' names is a row: something in it ends as a sentence does. Nothing otherwise."""
+    said = any(re.search(r"[.?!]\s*$", column) for column in columns)
+    return "If the first line is a row and no header, write one above it, such as prompt,completion." if said else ""
 
 
 class ColumnsError(DataError):
@@ -31,7 +35,7 @@ class ColumnsError(DataError):
         self, what: str, settings: Mapping[str, str], fix: str = "Name the columns you mean", mend: str = "",
         in_entry: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(what, f"{mend} {fix}: {(as_keys if in_entry else as_flags)(settings)}.".lstrip())
+        super().__init__(what, f"{mend} {fix}: {(in_entry_of if in_entry else as_flags)(settings)}.".lstrip())
         self.settings, self.mend, self._fix = dict(settings), mend, fix
 
     @property

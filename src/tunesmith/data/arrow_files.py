@@ -6,6 +6,7 @@ from typing import Any
 
 from tunesmith.data.bad_rows import OnBadRow
 from tunesmith.data.row import Row
+from tunesmith.data.signatures import LONGEST, check_signature
 from tunesmith.errors import DataError, RowError, nearest
 
 BATCH = 256
@@ -18,6 +19,9 @@ def parquet_rows(path: Path, bad: OnBadRow) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
+        with path.open("rb") as opened:
+            if (begin := opened.read(LONGEST))[:4] != b"PAR1":
+                check_signature(path, begin)
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def local_files(name: str) -> list[Path] | None:
     """The files a data set of this name is read from, or more of them; None if it is not here."""
     if is_bundled(name):
         return sorted((BUNDLED / name).glob("*.jsonl"))
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     with suppress(OSError, ValueError):
         if path.is_file():
             return [path]

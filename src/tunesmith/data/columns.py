@@ -5,12 +5,21 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from tunesmith.data.advice import WHICH, ColumnsError, as_flags, as_keys
+from tunesmith.data.advice import WHICH, ColumnsError, as_flags, headless, in_entry_of
 from tunesmith.data.messages import SPEAKERS
 from tunesmith.data.sources import BUNDLED_COLUMNS, Row, is_bundled
 from tunesmith.data.text import listed
 from tunesmith.data.text_files import MESSAGES
-from tunesmith.data.values import are_speakers, are_text, are_turns, are_written_messages, first_message, speaks, unread_keys
+from tunesmith.data.values import (
+    are_speakers,
+    are_text,
+    are_turns,
+    are_written_messages,
+    check_texts,
+    first_message,
+    speaks,
+    unread_keys,
+)
 from tunesmith.errors import DataError, did_you_mean, near
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
@@ -114,7 +123,7 @@ class Columns:
 
     def advised(self, **settings: str) -> str:
         """Settings that would read these rows otherwise, as the user is to write them."""
-        return (as_keys if self.in_entry else as_flags)(settings)
+        return (in_entry_of if self.in_entry else as_flags)(settings)
 
     def describe(self) -> str:
         """One line for the user."""
@@ -177,7 +186,7 @@ def _not_there(named: Mapping[str, str], there: list[str], name: str, seen: Sequ
     try:
         usual = vars(_found(seen, there, name, "auto"))
     except DataError:
-        usual = _suggested(there)
+        usual = _suggested(seen, there)
     free = [column for column in there if column not in named.values()]
     meant: dict[str, str] = {}
     said = []
@@ -216,9 +225,11 @@ def _found(rows: Sequence[Row], there: list[str], name: str, format: str) -> Col
             f"{name} ({listed(there)}) holds one message a row, and a row is a whole conversation.",
             'Write {"messages": [{"role": …, "content": …}, …]} for each conversation.',
         )
+    check_texts(rows, there, name)
     raise ColumnsError(
-        f"The columns of {name} ({listed(there)}) do not say which is the prompt and which the answer.", _suggested(there)
-    )
+        f"The columns of {name} ({listed(there)}) do not say which is the prompt and which the answer.", _suggested(rows, there),
+        mend=headless(there),
+    )  # fmt: skip
 
 
 def _are_judged(rows: Sequence[Row], name: str, found: Columns) -> bool:
@@ -242,11 +253,12 @@ def _chosen(rows: Sequence[Row], there: list[str]) -> dict[str, str]:
     return {"prompt": asked, "completion": "chosen"} if asked else {"text": "chosen"}
 
 
-def _suggested(there: Sequence[str]) -> dict[str, str]:
-    """Settings that name columns; where there are many nobody knows which."""
+def _suggested(rows: Sequence[Row], there: Sequence[str]) -> dict[str, str]:
+    """Settings that name columns; where there are many, or not all of them hold text, nobody knows which."""
+    sure = all(are_text(rows, column) for column in there)
     if len(there) == 1:
-        return {"text": there[0]}
-    first, last = there if len(there) == 2 else (WHICH, WHICH)
+        return {"text": there[0] if sure else WHICH}
+    first, last = there if len(there) == 2 and sure else (WHICH, WHICH)
     return {"prompt": first, "completion": last}
 
 

@@ -100,7 +100,7 @@ def prepare(
     longest = int(whole.lengths.max())
     max_length = _max_length(recipe, longest, model_limit)
     packed = cut_and_pack(whole, recipe.packing, max_length)
-    _check_trained(packed.rows, packed.trained, renderer.stop_token_ids, max_length, longest)
+    _check_trained(packed.rows, packed.trained, renderer.stop_token_ids, max_length, _mend_length(longest, model_limit))
     held_out, questions, notes = _held_out(recipe, renderer, made, chosen)
     cut_off, _, _ = cut(held_out, model_limit)
     sha256 = _fingerprint(whole, made.conversation[order], stream.contents if stream else None)
@@ -135,15 +135,19 @@ def _max_length(recipe: Recipe, longest: int, model_limit: int) -> int:
     return max_length
 
 
-def _check_trained(packed: PackedRows, trained: int, stops: set[int], max_length: int, longest: int) -> None:
-    """Raises DataError if cutting left no answer token to train on, or no stop token."""
+def _mend_length(longest: int, model_limit: int) -> str:
+    """What to do so that nothing is cut."""
+    if longest > model_limit:
+        return f"Shorten or split the rows: the longest has {longest:,} tokens, and this model sees {model_limit:,}."
+    return f"Raise max_length; {longest} cuts nothing."
+
+
+def _check_trained(packed: PackedRows, trained: int, stops: set[int], max_length: int, fix: str) -> None:
+    """Raises DataError if cutting left no answer token to train on, or no stop token. fix: what to do about it."""
     if trained == 0:
-        raise DataError(
-            f"No answer token is left to train on: max_length {max_length} cuts every answer off.",
-            f"Raise max_length; {longest} cuts nothing.",
-        )
+        raise DataError(f"No answer token is left to train on: max_length {max_length} cuts every answer off.", fix)
     if not any(stops.intersection(example.labels) for row in packed for example in row):
-        raise DataError(f"max_length {max_length} cuts the stop token off every answer.", f"Raise it; {longest} cuts nothing.")
+        raise DataError(f"max_length {max_length} cuts the stop token off every answer.", fix)
 
 
 def _drawn(recipe: Recipe, made: Tokenised) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tunesmith.data.row import Row
 from tunesmith.data.sources import iter_rows, left_out
 from tunesmith.data.text import listed
 from tunesmith.errors import DataError
-from tunesmith.mixed_data import MixedData
+from tunesmith.mixed_data import COLUMNS, MixedData
 from tunesmith.recipe import Recipe
 
 Floats = NDArray[np.float64]
@@ -85,21 +86,18 @@ def parts_of(recipe: Recipe) -> list[Part]:
     """The data sets a recipe names."""
     if recipe.datasets:
         return [_mixed(entry, recipe) for entry in recipe.datasets]
-    named = {
-        "messages": recipe.messages, "prompt": recipe.prompt, "completion": recipe.completion, "system": recipe.system,
-        "text": recipe.text, "tools": recipe.tools, "format": recipe.dataset_format,
-    }  # fmt: skip
+    named = {**{name: getattr(recipe, name) for name in COLUMNS}, "format": recipe.dataset_format}
     return [Part(name, recipe.dataset_split, recipe.dataset_config, 1.0, named) for name in names_of(recipe.dataset_name)]
 
 
 def names_of(name: str) -> list[str]:
     """One name, or several with commas between them."""
     names = [part.strip() for part in name.split(",")]
-    return [name] if len(names) == 1 or Path(name).expanduser().exists() else [part for part in names if part]
+    return [name] if len(names) == 1 or Path(expanduser(name)).exists() else [part for part in names if part] or [name]
 
 
 def _mixed(entry: MixedData, recipe: Recipe) -> Part:
-    named = entry.model_dump(include={"messages", "prompt", "completion", "system", "text", "tools"})
+    named = entry.model_dump(include=set(COLUMNS))
     return Part(entry.path, entry.split or recipe.dataset_split, entry.subset, entry.weight, {**named, "format": entry.type}, True)
 
 

@@ -4,14 +4,17 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.arrow_files import dataset_rows, label, parquet_rows, saved_rows
 from tunesmith.data.bad_rows import BadRows, OnBadRow, refuse
 from tunesmith.data.row import Row
+from tunesmith.data.signatures import UNREAD
 from tunesmith.data.text_files import text_rows
 from tunesmith.errors import DataError, nearest
+from tunesmith.hub_client import first_line, id_in, why_not_given
 from tunesmith.suffixes import DATA_SUFFIXES
 
 __all__ = ["BUNDLED", "BUNDLED_COLUMNS", "Row", "absolute_name", "is_bundled", "iter_rows", "load_rows"]
@@ -19,9 +22,6 @@ __all__ = ["BUNDLED", "BUNDLED_COLUMNS", "Row", "absolute_name", "is_bundled", "
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_COLUMNS = {"yoda": ("sentence", "translation_extra")}
 """Bundled data sets: their prompt and completion columns."""
-
-UNREAD = (".zst", ".bz2", ".xz", ".zip", ".7z", ".lz4", ".arrow", ".xlsx", ".xls")
-"""Endings of files that may well hold rows and cannot be read."""
 
 
 def load_rows(
@@ -59,25 +59,31 @@ def is_bundled(name: str) -> bool:
     return name in BUNDLED_COLUMNS and not Path(name).exists()
 
 
-def check_name(name: str, split: str | None = None) -> None:
+def check_name(name: str, split: str | None = None, config: str | None = None) -> None:
     """See that there is a file, a folder or bundled data of that name, or else that the hub has it; no row is read.
 
     Args:
-        split: that is to be there, if that is known yet; of data on the hub it is not asked.
+        split, config: that are to be there, if that is known yet; of data on the hub it is not asked.
 
     Raises:
-        DataError: as `iter_rows` would before its first row.
+        DataError: as `iter_rows` would before its first row; or they would mean nothing to what is on this machine.
     """
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if split is not None or _kind(path) != "a folder":
         _rows_of(name, split or "train", None, refuse)  # rows are read one by one, when they are asked for
     if not (is_bundled(name) or _kind(path) or _matches(path)):
         _check_on_hub(name)
+    elif config is not None:
+        what = f"{name} is on this machine, and subsets are the hub's: dataset_config {config!r} would be ignored."
+        raise DataError(what, "Leave it out (in a mixture: subset).")
+    elif split not in (None, "train") and not (is_bundled(name) or _has_splits(path)):
+        what = f"{name} has no splits: all of it would be read, and dataset_split {split!r} ignored."
+        raise DataError(what, f"Leave it out (in a mixture: split), or name a folder with files such as {split}.jsonl.")
 
 
 def absolute_name(name: str) -> str:
     """The same rows by a name that means them from any folder; bundled data and hub ids as they are."""
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if is_bundled(name):
         return name
     if _kind(path):
@@ -86,11 +92,13 @@ def absolute_name(name: str) -> str:
 
 
 def _rows_of(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[Row]:
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if not name.strip():
         raise DataError("The data set has no name.", "Give a file, a folder or a hub id.")
     if "://" in name:
-        raise DataError(f"{name} is an address, and nothing is read from the network but the hub.", "Fetch it and name the file.")
+        there = id_in(name)
+        fix = f"Name it by its id there: {there}" if there else "Fetch it and name the file."
+        raise DataError(f"{name} is an address, and nothing is read from the network but the hub.", fix)
     if is_bundled(name):
         return _bundled(name, split, bad)
     kind = _kind(path)
@@ -104,6 +112,10 @@ def _rows_of(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterat
         return (row for match in matches for row in _file(match, bad))
     if _plain_suffix(path) in DATA_SUFFIXES or path.suffix == ".gz" or name.startswith((".", "/", "~")):
         raise DataError(f"There is no file {name}{nearest(path.name, _siblings(path))}.", "Check the path.")
+    repo, at, revision = name.partition("@")
+    if at and (here := _kind(Path(expanduser(repo)))):
+        what = f"{name} names a revision, and {repo} is {here} on this machine, where it has none."
+        raise DataError(what, f"Leave {at + revision} out.")
     return _hub(name, split, config, bad)
 
 
@@ -170,7 +182,7 @@ def files_of(folder: Path, split: str) -> tuple[list[Path], list[str]]:
 
 def left_out(name: str, split: str) -> list[str]:
     """What a folder holds besides the files that are read for a split and those of other splits, as far as it may hold rows."""
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if is_bundled(name) or _kind(path) != "a folder" or _saved(path):
         return []
     return files_of(path, split)[1]
@@ -197,6 +209,11 @@ def _folder_of_rows(path: Path) -> bool:
         return False
 
 
+def _has_splits(path: Path) -> bool:
+    """Whether it is a folder that ``datasets`` saved, or one with files named after splits."""
+    return _kind(path) == "a folder" and (_saved(path) or any(_split_of(each) for each in path.iterdir() if _holds_rows(each)))
+
+
 def _split_of(path: Path) -> str | None:
     """The split a file's name begins with: train-00001.parquet is train, dev.jsonl validation."""
     word = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
@@ -219,22 +236,13 @@ def _check_on_hub(name: str) -> None:
         return
     if os.environ.get("HF_DATASETS_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:  # the client knows HF_HUB_OFFLINE alone
         raise _not_given(name, "it could not be asked: HF_DATASETS_OFFLINE is set")
-    reasons: dict[type[Exception], str] = {
-        errors.OfflineModeIsEnabled: "it could not be asked: HF_HUB_OFFLINE or the like is set",
-        httpx.RequestError: "it could not be asked",
-        errors.HFValidationError: "it has no such data set, or a private one",
-        errors.GatedRepoError: "it gives it only to those who accepted the data set's conditions and are logged in",
-        errors.RepositoryNotFoundError: "it has no such data set, or a private one",
-        errors.RevisionNotFoundError: f"it has no revision {revision!r} of it",
-    }
+    no_name = errors.HFValidationError, "it has no such data set, or a private one"
     try:
         HfApi().dataset_info(repo, revision=revision or None, expand=["sha"], timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except tuple(reasons) as error:
-        raise _not_given(name, next(why for kind, why in reasons.items() if isinstance(error, kind))) from error
-    except errors.HfHubHTTPError:
-        pass  # a fault of the hub's own
-    except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:  # a proxy, token or certificate that cannot be used
-        raise _not_given(name, _first_line(error)) from error
+    except (OSError, ValueError, ImportError, httpx.RequestError, httpx.InvalidURL) as error:
+        why = why_not_given(error, "data set", revision, no_name)
+        if why or not isinstance(error, errors.HfHubHTTPError):  # else a fault of the hub's own
+            raise _not_given(name, why or first_line(error)) from error
 
 
 def _may_be_kept(repo: str) -> bool:
@@ -257,12 +265,8 @@ def _hub(name: str, split: str, config: str | None, bad: OnBadRow) -> Iterator[R
     try:
         dataset: Any = load_dataset(repo, config, split=split, revision=revision or None)
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError) as error:
-        raise _not_given(name, _first_line(error)) from error
+        raise _not_given(name, first_line(error)) from error
     yield from dataset_rows(dataset, label(name, split, config), bad)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _not_given(name: str, why: str) -> DataError:
@@ -285,7 +289,8 @@ def _file(path: Path, bad: OnBadRow) -> Iterator[Row]:
     suffix, kind = _plain_suffix(path), _kind(path)
     if suffix not in DATA_SUFFIXES:
         folder = f"Name its folder, {path.parent}." if suffix == ".arrow" and _saved(path.parent) else ""
-        raise DataError(f"{path} is not a kind of data file that can be read.", folder or f"Use one of {', '.join(DATA_SUFFIXES)}.")
+        fix = folder or f"{UNREAD.get(suffix, '')} Use one of {', '.join(DATA_SUFFIXES)}.".lstrip()
+        raise DataError(f"{path} is not a kind of data file that can be read.", fix)
     if kind != "a file":
         raise DataError(f"{path} is {kind or 'gone'}, not a file.", "Put a file there, or take it out of the folder.")
     if suffix == ".parquet":

@@ -14,6 +14,7 @@ from tunesmith.data.bad_rows import OnBadRow
 from tunesmith.data.csv_files import csv_rows
 from tunesmith.data.lines import BOM, Lines, is_utf8
 from tunesmith.data.row import ROW_LIMIT, Row, too_long
+from tunesmith.data.signatures import LONGEST, check_signature
 from tunesmith.data.strict_json import TOO_LONG, ListReader, StrictJson
 from tunesmith.data.text import kind_of, listed
 from tunesmith.errors import DataError, RowError
@@ -49,8 +50,9 @@ def _open(path: Path) -> TextIO:
     """The file as text. A byte that is not UTF-8 becomes half a character, so that the line it stands on can be named."""
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     with opened(path, "rb") as file:
-        begin = file.read(2)
-        if begin in UTF16 or (len(begin) == 2 and 0 in begin):  # without a mark, a NUL stands in one of its first two bytes
+        begin = file.read(LONGEST)
+        check_signature(path, begin)
+        if begin.startswith(UTF16) or (len(begin) > 1 and 0 in begin[:2]):  # without a mark, one of its first two bytes is NUL
             raise DataError(f"{path} is UTF-16, not UTF-8 text.", "Save it as UTF-8.")
     return opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
 

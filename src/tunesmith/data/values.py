@@ -6,8 +6,10 @@ from typing import Any
 
 from tunesmith.data.messages import READ, SPEAKERS, in_rows, turns_of
 from tunesmith.data.row import Row
+from tunesmith.data.text import listed
+from tunesmith.data.text_files import ROW_EXAMPLE
 from tunesmith.data.tool_calls import json_of
-from tunesmith.errors import RowError
+from tunesmith.errors import DataError, RowError
 
 SPEAKER = rf"['\"](?:{'|'.join(SPEAKERS)})['\"]"
 WRITTEN = tuple(
@@ -21,7 +23,12 @@ WRITTEN = tuple(
 
 def are_text(rows: Iterable[Row], column: str) -> bool:
     """Whether the first value there is in this column is text, or there is none yet."""
-    return isinstance(next((v for row in rows if (v := row.values.get(column)) is not None), ""), str)
+    return isinstance(first_value(rows, column), str)
+
+
+def first_value(rows: Iterable[Row], column: str) -> Any:
+    """The first value there is in this column; an empty text if there is none yet."""
+    return next((v for row in rows if (v := row.values.get(column)) is not None), "")
 
 
 def are_turns(rows: Iterable[Row], column: str) -> bool:
@@ -82,3 +89,17 @@ def are_speakers(rows: Sequence[Row], column: str) -> bool:
     """Whether this column says who speaks, in every row that says anything in it."""
     named = [value for row in rows if (value := row.values.get(column)) is not None]
     return bool(named) and all(isinstance(name, str) and name in SPEAKERS for name in named)
+
+
+def check_texts(rows: Sequence[Row], there: list[str], name: str) -> None:
+    """Raises DataError for rows in which no column holds text, so that none can be named: where an object holds the columns."""
+    texts = [column for column in there if are_text(rows, column)]
+    if not there:
+        raise DataError(f"The rows of {name} are empty objects.", ROW_EXAMPLE)
+    boxes = [column for column in there if isinstance(first_value(rows, column), dict)]
+    if boxes and len(texts) < 2:
+        raise DataError(
+            f"{name} ({listed(there)}) has its columns inside of {boxes[0]!r}, which holds objects "
+            f"({listed(first_value(rows, boxes[0]))}).",
+            "Write those objects as the rows.",
+        )
