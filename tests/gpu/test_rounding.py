@@ -6,6 +6,9 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
+import torch.nn.functional as F  # noqa: E402
+
+from tunesmith.kernels.factors import room  # noqa: E402
 from tunesmith.kernels.lora_linear import lora_linear  # noqa: E402
 
 
@@ -22,7 +25,7 @@ def test_a_change_far_below_the_last_digit_survives_on_average(tokens, inputs, o
     wanted = 2.0 * (x.float() @ A.T) @ B.T
 
     def output(B):
-        return lora_linear(x, lambda: [weight], None, [A], [B.requires_grad_()], 2.0)[0].detach().float()
+        return lora_linear(x, lambda: [F.pad(weight, (0, room(8)))], None, [A], [B.requires_grad_()], 2.0)[0].detach().float()
 
     change = output(B) - output(torch.zeros_like(B))
     kept = float((change * wanted).sum() / (wanted * wanted).sum())

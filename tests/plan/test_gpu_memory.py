@@ -28,8 +28,9 @@ def test_widths_come_from_the_config():
     assert (PHI3.query_width, PHI3.key_width, PHI3.inner, PHI3.rotary_width) == (3072, 3072, 8192, 96)
 
 
-def test_kept_weights_are_all_linear_weights_in_the_compute_type():
-    assert predicted(Way(True)).kept == 2 * PHI3.linear_weights
+def test_kept_weights_are_all_linear_weights_in_the_compute_type_and_room_for_the_adapter():
+    outputs = sum(out for _, _, out in PHI3.linears)
+    assert predicted(Way(True)).kept == 2 * (PHI3.linear_weights + 16 * outputs)
     assert predicted(Way(False)).kept == 0
 
 

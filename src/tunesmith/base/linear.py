@@ -13,6 +13,7 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
 from torch import Tensor, nn
 
+from tunesmith.kernels.factors import room
 from tunesmith.kernels.lora_linear import lora_linear
 
 BLOCK_ELEMENTS = 16 * 2**20
@@ -58,7 +59,7 @@ class LinearGroup:
 
     members: the lean layers, in the order the model calls them. adapter: the adapter's name. kept: the stacked weights
     ``[N, K]`` in the compute type, or None to dequantise them at every use (same numbers, less memory, slower). fixed: what
-    computes in the place of all this while answers are decoded.
+    computes in the place of all this while answers are decoded. room: columns that weights have more on a GPU.
     """
 
     fixed: "Callable[[Tensor], tuple[Tensor, ...]] | None" = None
@@ -66,21 +67,28 @@ class LinearGroup:
     def __init__(self, members: list[Any], adapter: str, dtype: torch.dtype, keep: bool, salt: int = 0) -> None:
         self.members, self.adapter, self.dtype, self.salt = members, adapter, dtype, salt
         self.rows = [layer.base_layer.out_features for layer in members]
-        self.kept: Tensor | None = None
+        self.size = members[0].base_layer.in_features
+        self.room = room(sum(layer.lora_A[adapter].weight.shape[0] for layer in members))
+        self.wide: Tensor | None = None
         self.bias = self._stacked_bias()
         if keep:
-            self.kept = self._stack()
+            self.wide = self._stack()
+            self._give_homes(self.wide)
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
+    @property
+    def kept(self) -> Tensor | None:
+        return self.wide[:, : self.size] if self.wide is not None else None
+
     def weight(self) -> Iterator[Tensor]:
-        """The stacked frozen weights ``[N, K]`` as blocks of rows, in order."""
-        if self.kept is not None:
-            yield self.kept
+        """The stacked frozen weights as blocks of rows, in order: ``[N, K]``, on a GPU ``[N, K + room]``."""
+        if self.wide is not None:
+            yield self.wide
             return
         for layer in (member.base_layer for member in self.members):
             for rows in _row_blocks(layer):
-                yield _dequantise(layer, self.dtype, rows)
+                yield _dequantise(layer, self.dtype, rows, self.room if layer.weight.is_cuda else 0)
 
     def __call__(self, x: Tensor, member: int) -> Tensor:
         """Output of one member; all members' outputs are computed at the first call and handed out once each."""
@@ -116,6 +124,7 @@ class LinearGroup:
             layers[0].scaling[name],
             p,
             self.salt,
+            lasting=self.wide is not None,
         )
 
     def _stacked_bias(self) -> Tensor | None:
@@ -125,20 +134,35 @@ class LinearGroup:
         parts = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
         return torch.cat([part.to(self.dtype) for part in parts])
 
+    def _give_homes(self, wide: Tensor) -> None:
+        """Tell every lora_B where its copy in the compute type is read: behind the columns of its own rows, if there is room."""
+        if wide.shape[1] == self.size:
+            return
+        row, column = 0, self.size
+        for layer, count in zip(self.members, self.rows):
+            factor = layer.lora_B[self.adapter].weight
+            factor.home = wide[row : row + count, column : column + factor.shape[1]]
+            row, column = row + count, column + factor.shape[1]
+
     def _stack(self) -> Tensor:
         """One matrix for all members. Plain layers then hold views of it, so that nothing is stored twice."""
-        stacked = torch.cat(list(self.weight()))
-        start = 0
-        for layer, count in zip(self.members, self.rows):
-            if not isinstance(layer.base_layer, bnb.nn.Linear4bit):
-                layer.base_layer.weight.data = stacked[start : start + count]
-            start += count
+        layers = [member.base_layer for member in self.members]
+        device = layers[0].weight.device
+        room = self.room if device.type == "cuda" else 0
+        stacked = torch.zeros(sum(self.rows), self.size + room, dtype=self.dtype, device=device)
+        for layer, part in zip(layers, stacked[:, : self.size].split(self.rows)):
+            for rows in _row_blocks(layer):
+                _dequantise_into(part[rows], layer, rows)
+            if not isinstance(layer, bnb.nn.Linear4bit):
+                layer.weight.data = part
         return stacked
 
 
 def _whole(layer: Any, dtype: torch.dtype) -> Tensor:
     """A linear's weight ``[N, K]`` in this type."""
-    return _dequantise(layer, dtype, slice(0, layer.out_features))
+    whole = torch.empty(layer.out_features, layer.in_features, dtype=dtype, device=layer.weight.device)
+    _dequantise_into(whole, layer, slice(0, layer.out_features))
+    return whole
 
 
 def _row_blocks(layer: Any) -> list[slice]:
@@ -152,16 +176,27 @@ def _row_blocks(layer: Any) -> list[slice]:
     return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def _dequantise(layer: Any, dtype: torch.dtype, rows: slice) -> Tensor:
-    """Rows of a linear's weight, ``[n, K]``, in this type."""
+def _dequantise(layer: Any, dtype: torch.dtype, rows: slice, room: int = 0) -> Tensor:
+    """Rows of a linear's weight in this type, ``[n, K + room]``; what stands behind column K is anything."""
     weight = layer.weight
+    if room:
+        wide = torch.empty(rows.stop - rows.start, layer.in_features + room, dtype=dtype, device=weight.device)
+        _dequantise_into(wide[:, : layer.in_features], layer, rows)
+        return wide
     if not isinstance(layer, bnb.nn.Linear4bit):
         return weight.data[rows].to(dtype)
-    if weight.is_cuda and weight.quant_state.quant_type == "nf4":
+    return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)[rows]
+
+
+def _dequantise_into(out: Tensor, layer: Any, rows: slice) -> None:
+    """Rows of a linear's weight into ``[n, K]``, any stride between rows."""
+    weight = layer.weight
+    if isinstance(layer, bnb.nn.Linear4bit) and weight.is_cuda and weight.quant_state.quant_type == "nf4":
         from tunesmith.kernels.fused.nf4 import dequantise
 
-        return dequantise(weight.data, weight.quant_state, dtype, rows=rows)
-    return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)[rows]
+        dequantise(weight.data, weight.quant_state, out.dtype, out, rows)
+    else:
+        out.copy_(_dequantise(layer, out.dtype, rows))
 
 
 def lean_layers(model: nn.Module) -> dict[str, Any]:

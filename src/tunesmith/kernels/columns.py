@@ -1,6 +1,7 @@
 """A matrix split by columns, and its columns put together again without a copy when they lie side by side."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +33,23 @@ def empty_columns(like: Sequence[Tensor]) -> list[Tensor]:
     widths = [x.shape[1] * x.shape[2] for x in like]
     joined = torch.empty(like[0].shape[0], sum(widths), dtype=like[0].dtype, device=like[0].device)
     return [part.view(x.shape) for part, x in zip(joined.split(widths, dim=1), like)]
+
+
+def add_products(y: Tensor, parts: Sequence[Tensor], blocks: Iterable[Tensor], beta: int = 1) -> None:
+    """``β y + X M`` in place, ``[T, K]``: X ``[T, N]`` as column blocks, M ``[N, K]`` as blocks of rows, each of which meets the
+    columns that belong to it."""
+    joined = neighbours(parts)
+    parts = list(parts) if joined is None else [joined]
+    starts = [0, *itertools.accumulate(part.shape[1] for part in parts)]
+    first = 0
+    for rows in blocks:
+        last = first + rows.shape[0]
+        for part, start in zip(parts, starts):
+            begin, end = max(first, start), min(last, start + part.shape[1])
+            if begin < end:
+                y.addmm_(part[:, begin - start : end - start], rows[begin - first : end - first], beta=beta)
+                beta = 1
+        first = last
 
 
 class _Split(torch.autograd.Function):

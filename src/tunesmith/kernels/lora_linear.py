@@ -11,13 +11,12 @@ the caller owns it. Backward brackets on the rank side, so nothing of size out×
     dA = tᵀ drop(x)
     dx = dy Ŵ + drop(t A)
 
-And dropout stores no mask (see `rank_side`). Legend: T tokens, K in-features, N out-features of all members together, n_i of
-one, r_i its rank, R the ranks' sum.
+And dropout stores no mask (see `rank_side`, `counter_side`). On a GPU the thin product is part of the thick one (see
+`fused_lora_linear`). Legend: T tokens, K in-features, N out-features of all members together, n_i of one, r_i its rank, R the
+ranks' sum.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,41 +24,53 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.columns import neighbours
-from tunesmith.kernels.rank_side import RankSide, rank_side
+from tunesmith.kernels.columns import add_products
+from tunesmith.kernels.counter_side import CounterSide
+from tunesmith.kernels.factors import in_type, stacked
+from tunesmith.kernels.rank_side import RankSide
+
+Weight = Callable[[], Iterable[Tensor]]
 
 
 def lora_linear(
     x: Tensor,
-    weight: Callable[[], Iterable[Tensor]],
+    weight: Weight,
     bias: Tensor | None,
     lora_A: Sequence[Tensor],
     lora_B: Sequence[Tensor],
     scaling: float,
     dropout_p: float = 0.0,
     salt: int = 0,
+    lasting: bool = False,
 ) -> tuple[Tensor, ...]:
     """Outputs of all linears that read ``x``, one tensor ``[*, n_i]`` each.
 
     Args:
         x: ``[*, K]``, of the compute dtype.
         weight: gives the stacked frozen weights ``[N, K]`` in x's dtype, as blocks of rows in order; called again in
-            backward, so that a weight dequantised on the fly need not live between the two, nor whole at any time.
+            backward, so that a weight dequantised on the fly need not live between the two, nor whole at any time. On a GPU
+            there are `factors.room` columns more behind it, of which those past R are zeros.
         bias: stacked frozen biases ``[N]`` or None.
         lora_A: ``[r_i, K]`` each; lora_B: ``[n_i, r_i]`` each. May be wider than x's dtype (fp32 masters).
         scaling: s, ``alpha / r`` or ``alpha / sqrt(r)``, the members' own.
         dropout_p: the chance that an element of x is dropped on the LoRA path; the members share one draw.
-        salt: tells this group's draw from that of others (used on a GPU, see `rank_side`).
+        salt: tells this group's draw from that of others (used on a GPU, see `counter_side`).
+        lasting: whether weight gives the same memory every time, whose further columns are zeros at first.
     """
-    flat = x.reshape(-1, x.shape[-1])
-    side = rank_side(flat, sum(a.shape[0] for a in lora_A), dropout_p, salt)
-    outputs = _LoraLinear.apply(flat, weight, bias, side, scaling / (1 - dropout_p), len(lora_A), *lora_A, *lora_B)
+    flat, scale, members = x.reshape(-1, x.shape[-1]), scaling / (1 - dropout_p), len(lora_A)
+    if x.is_cuda:
+        from tunesmith.kernels.fused_lora_linear import FusedLoraLinear
+
+        counter = CounterSide.of(flat.shape, sum(a.shape[0] for a in lora_A), dropout_p, salt, x.device)
+        outputs = FusedLoraLinear.apply(flat, weight, bias, lasting, counter, scale, members, *lora_A, *lora_B)
+    else:
+        outputs = _LoraLinear.apply(flat, weight, bias, RankSide.of(flat, dropout_p), scale, members, *lora_A, *lora_B)
     return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)
 
 
 def lora_linear_plain(
     x: Tensor,
-    weight: Callable[[], Iterable[Tensor]],
+    weight: Weight,
     bias: Tensor | None,
     lora_A: Sequence[Tensor],
     lora_B: Sequence[Tensor],
@@ -68,9 +79,11 @@ def lora_linear_plain(
     salt: int = 0,
 ) -> tuple[Tensor, ...]:
     """The plain twin of `lora_linear`: ordinary autograd, same draw of dropout for the same random state."""
-    base = F.linear(x, torch.cat(list(weight())), bias).split([B.shape[0] for B in lora_B], dim=-1)
+    base = F.linear(x, torch.cat([W[:, : x.shape[-1]] for W in weight()]), bias).split([B.shape[0] for B in lora_B], dim=-1)
     if dropout_p > 0:
-        keep = rank_side(x.reshape(-1, x.shape[-1]), 1, dropout_p, salt).mask().view(x.shape)
+        flat = x.reshape(-1, x.shape[-1])
+        side = CounterSide.of(flat.shape, 1, dropout_p, salt, x.device) if x.is_cuda else RankSide.of(flat, dropout_p)
+        keep = side.mask().view(x.shape)
         x = x * keep / (1 - dropout_p)
     return tuple(y + scaling * (x @ A.to(x.dtype).T @ B.to(x.dtype).T) for y, A, B in zip(base, lora_A, lora_B))
 
@@ -80,7 +93,7 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Callable[[], Iterable[Tensor]],
+        weight: Weight,
         bias: Tensor | None,
         side: RankSide,
         scaling: float,
@@ -88,12 +101,13 @@ class _LoraLinear(torch.autograd.Function):
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         lora_A, lora_B = factors[:members], factors[members:]
-        A, B = _stacked(lora_A, x.dtype), [_compute(b, x.dtype) for b in lora_B]
+        A, B = stacked(lora_A, x.dtype), [in_type(b, x.dtype) for b in lora_B]
         kept, xA = side.project(x, A, scaling)
         y = x.new_empty(x.shape[0], sum(b.shape[0] for b in B))
         outputs = y.split([b.shape[0] for b in B], dim=1)
-        parts = list(zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B))
-        side.add_outputs(parts, partial(_add_product, y, x, weight, bias))
+        for part, xA_i, b in zip(outputs, xA.split([a.shape[0] for a in lora_A], dim=1), B):
+            torch.mm(xA_i, b.T, out=part)
+        _add_product(y, x, weight, bias)  # one pass over y instead of two, and both terms are rounded once, as one sum
         ctx.save_for_backward(kept, xA, *factors)
         ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
         # autograd may hand back other objects for the factors: what hangs on them is kept here
@@ -113,42 +127,15 @@ class _LoraLinear(torch.autograd.Function):
         grad_A, dx = ctx.side.input_gradients(t, kept, ctx.A, ctx.needs_input_grad[0])
         grads_A = [g.to(a.dtype) for g, a in zip(grad_A.split(ranks), lora_A)]
         if dx is not None:
-            _add_frozen(dx, ctx.weight(), grads)
+            add_products(dx, grads, ctx.weight())
         return (dx, None, None, None, None, None, *grads_A, *grads_B)
 
 
-def _compute(factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A factor in the compute type: the copy that training keeps up to date (see `training.flat`), or one made now."""
-    copy = getattr(factor, "compute_copy", None)
-    return copy if copy is not None and copy.dtype == dtype else factor.to(dtype)
-
-
-def _stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """``[R, K]``"""
-    parts = [_compute(a, dtype) for a in lora_A]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def _add_product(y: Tensor, x: Tensor, weight: Callable[[], Iterable[Tensor]], bias: Tensor | None, beta: int) -> None:
-    """``β y + x Ŵᵀ + b`` in place, ``[T, N]``."""
+def _add_product(y: Tensor, x: Tensor, weight: Weight, bias: Tensor | None) -> None:
+    """``y + x Ŵᵀ + b`` in place, ``[T, N]``."""
     start = 0
     for W in weight():
-        y[:, start : start + W.shape[0]].addmm_(x, W.T, beta=beta)
+        y[:, start : start + W.shape[0]].addmm_(x, W.T)
         start += W.shape[0]
     if bias is not None:
         y.add_(bias)
-
-
-def _add_frozen(dx: Tensor, weight: Iterable[Tensor], grads: Sequence[Tensor]) -> None:
-    """``dx + dy Ŵ`` in place, ``[T, K]``: each block of Ŵ's rows with the columns of dy that belong to it."""
-    joined = neighbours(grads)
-    parts = list(grads) if joined is None else [joined]
-    starts = [0, *itertools.accumulate(dy.shape[1] for dy in parts)]
-    first = 0
-    for W in weight:
-        last = first + W.shape[0]
-        for dy, start in zip(parts, starts):
-            begin, end = max(first, start), min(last, start + dy.shape[1])
-            if begin < end:
-                dx.addmm_(dy[:, begin - start : end - start], W[begin - first : end - first])
-        first = last

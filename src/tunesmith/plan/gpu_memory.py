@@ -6,6 +6,7 @@ width of the MLP, e bytes of the compute type, L layers.
 
 from tunesmith.base.linear import BLOCK_ELEMENTS
 from tunesmith.kernels.cross_entropy import CHUNK_ELEMENTS
+from tunesmith.kernels.factors import room
 from tunesmith.plan.memory import Memory, Shape, constants_bytes, footprint
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
@@ -30,7 +31,10 @@ def predict_gpu_memory(
     if way.stream:
         packed = shape.linear_weights // 2 + constants_bytes(shape, recipe)
         stored += -packed + 2 * (packed // shape.layers + 2**16)
-    kept = shape.linear_weights * e if way.keep and recipe.load_in_4bit else 0
+    members = max(1, min(3, len(shape.linears) // shape.layers - 3))  # q, k and v stand together where they are three
+    behind = room(members * recipe.lora_r) * sum(out for _, _, out in shape.linears) * e
+    kept = shape.linear_weights * e + behind if way.keep and recipe.load_in_4bit else 0
+    stored += behind if way.keep and not kept else 0  # such weights are laid out anew, in the place of the loaded ones
     layer = _saved_by_a_layer(shape, recipe, tokens, e, rotates_inside)
     inputs = tokens * shape.hidden * e
     loss, backward = _around_the_loss(shape, tokens, labels, e), _backward_of_a_layer(shape, tokens, e, way)

@@ -1,6 +1,7 @@
 """All adapter tensors in one buffer and their gradients in another: norm, clipping and update are one kernel each."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ class FlatParameters:
     """Parameters as views of ``flat`` ``[n]``; their gradients are added into ``flat.grad`` ``[n]`` by `gather`.
 
     The parameters keep their identity, names and shapes: a module does not notice. Gradients present now are taken. If they
-    are wider than the compute type, each has a ``compute_copy`` too, a view of one buffer that `refresh` brings up to date
-    (one cast instead of hundreds).
+    are wider than the compute type, each has a ``compute_copy`` too, which `refresh` brings up to date: its ``home`` if it has
+    one of that type, where it is read in the place of a copy (see `base.linear`), else a view of one buffer (one cast instead of
+    hundreds).
     """
 
     def __init__(self, parameters: Sequence[Parameter], compute: torch.dtype) -> None:
@@ -26,10 +28,15 @@ class FlatParameters:
         for parameter, values in zip(parameters, self.flat.detach().split(sizes)):
             parameter.data = values.view(parameter.shape)
         self.copy: Tensor | None = None
+        self.scatter: Callable[[Tensor], None] | None = None
         if self.flat.dtype != compute:
             self.copy = self.flat.detach().to(compute)
-            for parameter, values in zip(parameters, self.copy.split(sizes)):
-                parameter.compute_copy = values.view(parameter.shape)  # type: ignore[attr-defined]
+            homes = [getattr(p, "home", None) for p in parameters]
+            homes = [None if home is None or home.dtype != compute else home for home in homes]
+            for parameter, values, home in zip(parameters, self.copy.split(sizes), homes):
+                parameter.compute_copy = values.view(parameter.shape) if home is None else home  # type: ignore[attr-defined]
+            self.scatter = _scatter(sizes, homes)
+            self.refresh()
 
     def gather(self) -> None:
         """Add the parameters' gradients and take them away: a few kernels for all, where autograd would add one by one."""
@@ -43,6 +50,8 @@ class FlatParameters:
         """Bring the compute copies up to date."""
         if self.copy is not None:
             self.copy.copy_(self.flat)
+        if self.scatter is not None:
+            self.scatter(self.flat.detach())
 
     def release(self) -> None:
         """Take the compute copies away, so that none can fall behind its parameter."""
@@ -54,3 +63,13 @@ class FlatParameters:
     def grad(self) -> Tensor:
         assert self.flat.grad is not None
         return self.flat.grad
+
+
+def _scatter(sizes: Sequence[int], homes: Sequence[Tensor | None]) -> Callable[[Tensor], None] | None:
+    """What fills the homes from the flat buffer; None if there are none."""
+    there = [(offset, home) for offset, home in zip(itertools.accumulate(sizes, initial=0), homes) if home is not None]
+    if not there:
+        return None
+    from tunesmith.kernels.fused.scatter import Scatter
+
+    return Scatter(*zip(*there))

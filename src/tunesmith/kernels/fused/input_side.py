@@ -2,8 +2,8 @@
 
 Hu et al. 2021 (arXiv 2106.09685). With the keep-mask M of `dropout`, drawn again in each, never scaled:
 
-    project            xA = s drop(x) Aᵀ                 on the way forward
-    input_gradients    dA = tᵀ drop(x),  drop(t A)       one draw of the mask serves both
+    project            xA = s drop(x) Aᵀ, and x with xA behind it      on the way forward
+    input_gradients    dA = s tᵀ drop(x),  dx + s drop(t A)            one draw of the mask serves both
 
 Legend: T tokens, K features, R the sum of ranks of linears that share x (at most 128; padded inside to a power of two of 16
 or more), t ``[T, R]`` the rank side's gradient. Products are of x's type with fp32 sums.
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.factors import room
 from tunesmith.kernels.fused.dropout import keep_tile, threshold
 from tunesmith.kernels.fused.kernel import kernel
 from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
@@ -23,8 +24,10 @@ PROJECT = Tile(32, 64, 4, 4, 256, 256)
 INPUT = Tile(32, 64, 4, 3, 512, 128)
 
 
-def project(x: Tensor, A: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> Tensor:
-    """``scale · drop(x) Aᵀ``, ``[T, R]`` of x's type.
+def project(
+    x: Tensor, A: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0
+) -> tuple[Tensor, Tensor]:
+    """x with ``scale · drop(x) Aᵀ`` in the `room` behind it, zeros from R on, ``[T, K + room]``; and that alone, ``[T, R]``.
 
     Args:
         x: ``[T, K]``, any stride between rows. A: ``[R, K]``, contiguous; may be wider, and is rounded as it is read.
@@ -36,41 +39,44 @@ def project(x: Tensor, A: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tens
     tiles = triton.cdiv(tokens, tile.tokens)
     steps, splits = shares(size, tiles, tile.columns, tile.least, tile.programs)
     sums = torch.empty(splits, tokens, rank, dtype=torch.float32, device=x.device)
+    wide = torch.empty(tokens, size + room(rank), dtype=x.dtype, device=x.device)
     out = torch.empty(tokens, rank, dtype=x.dtype, device=x.device)
     _project[(tiles, splits)](
-        x, A, sums, out, arrivals(x.device), tokens, size, rank, x.stride(0), steps, scale,
+        x, A, sums, wide, out, arrivals(x.device), tokens, size, rank, x.stride(0), wide.shape[1], steps, scale,
         x if seed is None else seed, salt, threshold(p),
         DROP=p > 0, WIDEN=widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, UNROLL=unroll(ranks),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return out
+    return wide, out
 
 
 def input_gradients(
-    t: Tensor, x: Tensor, A: Tensor, p: float = 0.0, seed: Tensor | None = None, salt: int = 0
-) -> tuple[Tensor, Tensor]:
-    """``tᵀ drop(x)``, ``[R, K]`` fp32, and ``drop(t A)``, ``[T, K]`` of x's type; the arguments as in `project`.
+    t: Tensor, x: Tensor, A: Tensor, scale: float = 1.0, dx: Tensor | None = None,
+    p: float = 0.0, seed: Tensor | None = None, salt: int = 0,
+) -> Tensor:  # fmt: skip
+    """``scale · tᵀ drop(x)``, ``[R, K]`` fp32; adds ``scale · drop(t A)`` to dx; the other arguments as in `project`.
 
     Args:
-        t: ``[T, R]`` of x's type, any stride between rows.
+        t: ``[T, R]``; dx: ``[T, K]`` or None. Both of x's type, any stride between rows.
     """
     (tokens, size), rank = x.shape, t.shape[1]
     ranks = padded_rank(x, A, rank)
     assert t.dtype == x.dtype
     assert t.stride(1) == 1
+    assert dx is None or (dx.shape == x.shape and dx.dtype == x.dtype and dx.stride(1) == 1)
     tile = INPUT.of(x)
     tiles = triton.cdiv(size, tile.columns)
     steps, splits = shares(tokens, tiles, tile.tokens, tile.least, tile.programs)
     sums = torch.empty(splits, rank, size, dtype=torch.float32, device=x.device)
     grad_A = torch.empty(rank, size, dtype=torch.float32, device=x.device)
-    change = torch.empty(tokens, size, dtype=x.dtype, device=x.device)
+    change = x if dx is None else dx
     _input_gradients[(tiles, splits)](
-        t, x, A, grad_A, change, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), steps,
-        x if seed is None else seed, salt, threshold(p),
-        DROP=p > 0, WIDEN=widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, UNROLL=unroll(ranks),
-        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        t, x, A, grad_A, change, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), change.stride(0),
+        steps, scale, x if seed is None else seed, salt, threshold(p),
+        ADD=dx is not None, DROP=p > 0, WIDEN=widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks,
+        UNROLL=unroll(ranks), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return grad_A, change
+    return grad_A
 
 
 def project_plain(x: Tensor, A: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
@@ -78,14 +84,17 @@ def project_plain(x: Tensor, A: Tensor, keep: Tensor, scale: float = 1.0) -> Ten
     return (scale * ((x * keep).float() @ A.to(x.dtype).float().T)).to(x.dtype)
 
 
-def input_gradients_plain(t: Tensor, x: Tensor, A: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The plain twin of `input_gradients`."""
-    return t.float().T @ (x * keep).float(), (keep * (t.float() @ A.to(t.dtype).float())).to(t.dtype)
+def input_gradients_plain(
+    t: Tensor, x: Tensor, A: Tensor, dx: Tensor, keep: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The plain twin of `input_gradients`: dA, and what dx is then."""
+    change = scale * keep * (t.float() @ A.to(t.dtype).float())
+    return scale * (t.float().T @ (x * keep).float()), (dx.float() + change).to(t.dtype)
 
 
 @kernel(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
 def _project(
-    x, A, sums, out, arrivals, tokens, size, rank, x_stride, steps, scale, seed, salt, threshold,
+    x, A, sums, wide, out, arrivals, tokens, size, rank, x_stride, wide_stride, steps, scale, seed, salt, threshold,
     DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
     UNROLL: tl.constexpr,
 ):  # fmt: skip
@@ -98,7 +107,9 @@ def _project(
     total = tl.zeros([TOKENS, RANKS], dtype=tl.float32)
     for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(size, COLUMNS))):
         column = step * COLUMNS + tl.arange(0, COLUMNS)
-        values = tl.load(x + line * x_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
+        inside = (row < tokens)[:, None] & (column < size)[None, :]
+        values = tl.load(x + line * x_stride + column[None, :], inside, 0.0)
+        tl.store(wide + line * wide_stride + column[None, :], values, inside)
         if DROP:
             group = step * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
             keep = keep_tile(key, salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
@@ -110,20 +121,24 @@ def _project(
         total = tl.dot(values, factor, total, input_precision="ieee")
     slot = line * rank + r[None, :]
     here = (row < tokens)[:, None] & (r < rank)[None, :]
+    behind = wide + line * wide_stride + size + r[None, :]
+    free = (row < tokens)[:, None] & (size + r < wide_stride)[None, :]
     if splits > 1:
         tl.store(sums + share.to(tl.int64) * tokens * rank + slot, total, here)
         if last_to_arrive(arrivals + tl.program_id(0), splits):
             total = sum_shares(sums, slot, here, splits, tokens * rank, UNROLL)
             tl.store(out + slot, (scale * total).to(out.dtype.element_ty), here)
+            tl.store(behind, (scale * total).to(out.dtype.element_ty), free)
     else:
         tl.store(out + slot, (scale * total).to(out.dtype.element_ty), here)
+        tl.store(behind, (scale * total).to(out.dtype.element_ty), free)
 
 
-@kernel(do_not_specialize=["tokens", "steps", "salt", "threshold"])
+@kernel(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
 def _input_gradients(
-    t, x, A, grad_A, change, sums, arrivals, tokens, size, rank, t_stride, x_stride, steps, seed, salt, threshold,
-    DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
-    UNROLL: tl.constexpr,
+    t, x, A, grad_A, dx, sums, arrivals, tokens, size, rank, t_stride, x_stride, dx_stride, steps, scale, seed, salt, threshold,
+    ADD: tl.constexpr, DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
+    RANKS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     share, splits = tl.program_id(1), tl.num_programs(1)
@@ -145,12 +160,18 @@ def _input_gradients(
         slope = tl.load(t + line * t_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
         if WIDEN:
             values, slope = values.to(tl.float32), slope.to(tl.float32)
-        spread = tl.dot(slope, factor, input_precision="ieee")
         if DROP:
             keep = keep_tile(key, salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
-            values, spread = tl.where(keep, values, 0.0), tl.where(keep, spread, 0.0)
+            values = tl.where(keep, values, 0.0)
         total = tl.dot(tl.trans(slope), values, total, input_precision="ieee")
-        tl.store(change + line * size + column[None, :], spread.to(change.dtype.element_ty), here)
+        if ADD:
+            spread = tl.dot(slope, factor, input_precision="ieee") * scale
+            if DROP:
+                spread = tl.where(keep, spread, 0.0)
+            place = dx + line * dx_stride + column[None, :]
+            spread += tl.load(place, here, 0.0).to(tl.float32)
+            tl.store(place, spread.to(dx.dtype.element_ty), here)
+    total *= scale
     if splits > 1:
         tl.store(sums + (share * rank).to(tl.int64) * size + cell, total, inside)
         if last_to_arrive(arrivals + tl.program_id(0), splits):

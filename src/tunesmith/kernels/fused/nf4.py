@@ -27,8 +27,8 @@ def dequantise(
     Args:
         weight: packed, two values a byte, the first in the high half; any shape and storage type, contiguous.
         quant_state: bitsandbytes' ``QuantState`` of type nf4, its tensors (offset too) on the weight's device.
-        dtype: of the result. out: ``[N, K]`` contiguous of that type to write into. rows: only these, which must begin
-            at a quantisation block.
+        dtype: of the result. out: ``[N, K]`` of that type to write into, any stride between rows. rows: only these, which
+            must begin at a quantisation block.
     """
     assert quant_state.quant_type == "nf4"
     size = quant_state.shape[1]
@@ -39,7 +39,7 @@ def dequantise(
         out = torch.empty(shape, dtype=dtype, device=weight.device)
     assert out.shape == torch.Size(shape)
     assert out.dtype == dtype
-    assert out.is_contiguous()
+    assert out.stride(1) == 1
     packed = weight.detach().view(torch.uint8).view(-1)[first * size // 2 :]
     absmax, inner = quant_state.absmax, quant_state.state2
     scales = (inner.code, inner.absmax, quant_state.offset) if inner is not None else (absmax, absmax, absmax)
@@ -48,8 +48,8 @@ def dequantise(
     pairs = out.numel() // 2
     _dequantise[(triton.cdiv(pairs, blocks * half),)](
         packed, quant_state.code, absmax, *scales, out, pairs, inner.blocksize if inner is not None else 1,
-        first * size // quant_state.blocksize,
-        NESTED=inner is not None, BLOCKS=blocks, HALF=half, num_warps=4,
+        first * size // quant_state.blocksize, size, out.stride(0),
+        NESTED=inner is not None, BLOCKS=blocks, HALF=half, WHOLE=size % quant_state.blocksize == 0, num_warps=4,
         enable_fp_fusion=False,  # bitsandbytes rounds the product before it adds the offset
     )  # fmt: skip
     return out
@@ -69,10 +69,11 @@ def dequantise_plain(weight: Tensor, quant_state: Any, dtype: torch.dtype) -> Te
 
 @kernel(do_not_specialize=["pairs", "first"])
 def _dequantise(
-    packed, code, absmax, inner_code, inner_absmax, offset, out, pairs, inner_size, first,
-    NESTED: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,
+    packed, code, absmax, inner_code, inner_absmax, offset, out, pairs, inner_size, first, size, stride,
+    NESTED: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of BLOCKS quantisation blocks, HALF bytes each: one scale a row."""
+    """A tile of BLOCKS quantisation blocks, HALF bytes each: one scale a row of it. WHOLE: a row of the weight has whole blocks, so
+    that one division serves all of a block."""
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     here = block * HALF < pairs
     if NESTED:
@@ -87,4 +88,5 @@ def _dequantise(
     low = tl.load(code + (byte & 15)) * scale
     values = tl.reshape(tl.join(high, low), [BLOCKS, 2 * HALF])
     slot = block[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
-    tl.store(out + slot, values.to(out.dtype.element_ty), slot < 2 * pairs)
+    row = (block * (2 * HALF) // size)[:, None] if WHOLE else slot // size
+    tl.store(out + slot + row * (stride - size), values.to(out.dtype.element_ty), slot < 2 * pairs)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from tunesmith.kernels.attention import rotary_attention
 from tunesmith.kernels.columns import empty_columns, split_columns
+from tunesmith.kernels.factors import room
 from tunesmith.kernels.fused import attention_backward, cross_entropy, gated, input_side, nf4, output_side, rms_norm
 from tunesmith.kernels.fused.kernel import compile_only
+from tunesmith.kernels.fused.scatter import Scatter
 from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
@@ -98,10 +100,9 @@ def _forward_tasks(widths: Widths, segments: Segments, probe: Segments) -> Itera
     rows = partial(_rows, widths, segments.device)
     for each in (segments, probe):
         yield partial(_attention_forward, widths, each)
-    x, y = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
+    x = rows(ROWS, widths.hidden)
     for members in widths.groups:
         yield partial(input_side.project, x, rows(members * widths.rank, widths.hidden), 0.5, seed=_seed(segments.device))
-    yield partial(output_side.add_expanded, rows(ROWS, widths.rank), rows(widths.hidden, widths.rank), y)
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, False)
     for other in (x, None):  # with the residual stream beside it and without
@@ -120,13 +121,16 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
     p, seed = 0.5 if widths.dropout else 0.0, _seed(segments.device)
     x, dy = rows(ROWS, widths.hidden), rows(ROWS, widths.hidden)
     for members in widths.groups:
-        t, A = rows(ROWS, members * widths.rank), rows(members * widths.rank, widths.hidden)
-        yield partial(input_side.input_gradients, t, x, A, p, seed)
+        ranks = members * widths.rank
+        A, wide = rows(ranks, widths.hidden), rows(ROWS, widths.hidden + room(ranks))
+        dx, t = wide[:, : widths.hidden], wide[:, widths.hidden :][:, :ranks]
+        for change in (dx, None):  # of the first layer's input no gradient is wanted
+            yield partial(input_side.input_gradients, t, x, A, 0.5, change, p, seed)
+        yield partial(output_side.output_gradient, dy, rows(ROWS, ranks)[:, : widths.rank], torch.float32)
         if widths.dropout:
             yield partial(input_side.project, x, A, 0.5, p, seed)
-    B, xA = rows(widths.hidden, widths.rank), rows(ROWS, widths.rank)
-    yield partial(output_side.add_expanded, xA, B, dy, seed)
-    yield partial(output_side.output_gradients, dy, B, xA, 0.5, torch.empty_like(xA), torch.float32)
+    home = rows(ROWS, widths.hidden + room(widths.rank))[:, widths.hidden :][:, : widths.rank]
+    yield partial(Scatter([0], [home]), torch.zeros(ROWS * widths.rank, device=segments.device))
     logits, targets = rows(ROWS, widths.vocab), torch.zeros(ROWS, dtype=torch.int64, device=segments.device)
     yield partial(cross_entropy.softmax_gradient, logits, targets, 0.0, 1.0, True)
     rstd = torch.zeros(ROWS, device=segments.device)
@@ -159,7 +163,9 @@ def _attention_backward(widths: Widths, segments: Segments, backward: Callable[.
     lse = torch.zeros(q.shape[1], q.shape[0], device=q.device)
     layout = segments.layout(widths.head_dim, widths.dtype)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    work = attention_backward.Work(out, q, k, v, out, lse, torch.zeros_like(lse), layout, 0.5, None, None, dq, dk, dv, cos, sin)
+    width = q.shape[1] * q.shape[2]
+    dout = _rows(widths, segments.device, q.shape[0], width + room(widths.rank))[:, :width].view(q.shape)  # of o_proj's input
+    work = attention_backward.Work(dout, q, k, v, out, lse, torch.zeros_like(lse), layout, 0.5, None, None, dq, dk, dv, cos, sin)
     backward(work)
 
 
