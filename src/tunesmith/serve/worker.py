@@ -67,6 +67,7 @@ class Worker:
                     side.step()
         except BaseException as error:  # whatever it is, those who wait must not wait for ever
             over = f"{_reason(error)} No more answers come until the server is started again."
+            _say(_failure(error))
             _say(over)
         with self._ending:
             self.over = over
@@ -86,8 +87,12 @@ class Worker:
                 return True
             if answers is None:
                 return False
-            for answer in answers:
-                self._sides[answer.ask.base].begin(answer)
+            for number, answer in enumerate(answers):
+                try:
+                    self._sides[answer.ask.base].begin(answer)
+                except BaseException:
+                    self._arrived.put(answers[number:])  # they hear of it when it is over
+                    raise
             idle = False
 
 
@@ -107,9 +112,9 @@ class _Side:
             key = self._decoder.add(answer.ask.prompt, answer.ask.sampling, answer.ask.top_logprobs)
             self.answers[key] = answer
         except BaseException as error:  # the others go on, if they can
-            answer.fail(_told(error))
             if _is_the_end(error):
                 raise
+            answer.fail(_told(error))
 
     def step(self) -> None:
         """One more token for every answer that somebody waits for."""
@@ -124,9 +129,9 @@ class _Side:
                 if not self.answers[key].grow(token, key not in living, self._decoder.logprobs.get(key)):
                     self._end(key)
         except BaseException as error:  # out of memory, say: these answers are lost, the next ones are not
-            self.fail(_told(error))
-            if _is_the_end(error):
+            if _is_the_end(error):  # nobody hears of it before the server says that it is over
                 raise
+            self.fail(_told(error))
 
     def fail(self, error: AnswerError) -> None:
         """End all answers in it with an error; the next one gets a new decoder."""
@@ -150,9 +155,13 @@ def _is_the_end(error: BaseException) -> bool:
     return not isinstance(error, Exception) or device_failure(error) is not None
 
 
+def _failure(error: BaseException) -> str:
+    return f"an answer failed: {type(error).__name__}: {error}"
+
+
 def _told(error: BaseException) -> AnswerError:
     """Its kind for the client, all of it for the terminal."""
-    _say(f"an answer failed: {type(error).__name__}: {error}")
+    _say(_failure(error))
     return AnswerError(f"{_reason(error)} The server's terminal says more.")
 
 

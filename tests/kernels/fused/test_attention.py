@@ -1,10 +1,5 @@
 """Proves that attention over segments and its gradients are the plain twin's, for any cut of the tokens into segments."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -200,26 +195,6 @@ def test_blocks_follow_lengths(lengths, block):
 
 def test_short_children_of_a_long_prefix_have_long_blocks():
     assert tiles.choose_block((500,) + (12,) * 30, (-1,) + (0,) * 30, 64) == 64
-
-
-@pytest.mark.parametrize(
-    ("capability", "there", "dtype", "size"),
-    [
-        (75, 64 * 1024, "float16", 128),
-        (75, 64 * 1024, "float32", 128),
-        (75, 64 * 1024, "float16", 256),
-        (86, 99 * 1024, "bfloat16", 128),
-    ],
-    ids=["T4, fp16", "T4, fp32", "T4, fp16, Gemma", "RTX 30, bf16"],
-)
-def test_tiles_fit_the_shared_memory_of_a_gpu(capability, there, dtype, size):
-    """Compiled for that GPU, which need not be here."""
-    script = Path(__file__).with_name("shared_memory.py")
-    command = [sys.executable, str(script), str(capability), str(there), dtype, str(size)]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert 0 < int(done.stdout) <= there
 
 
 def test_heads_that_no_block_fits_are_none_of_the_kernels(monkeypatch):

@@ -18,7 +18,7 @@ from torch import Tensor
 from tunesmith.kernels.attention import rotary_attention
 from tunesmith.kernels.columns import empty_columns, split_columns
 from tunesmith.kernels.factors import room
-from tunesmith.kernels.fused import attention_backward, cross_entropy, gated, input_side, nf4, output_side, rms_norm
+from tunesmith.kernels.fused import attention_backward, cross_entropy, gated, input_side, nf4, output_side, rms_norm, rope
 from tunesmith.kernels.fused.kernel import compile_only
 from tunesmith.kernels.fused.scatter import Scatter
 from tunesmith.kernels.fused_attention import rotates_inside
@@ -167,6 +167,9 @@ def _attention_backward(widths: Widths, segments: Segments, backward: Callable[.
     dout = _rows(widths, segments.device, q.shape[0], width + room(widths.rank))[:, :width].view(q.shape)  # of o_proj's input
     work = attention_backward.Work(dout, q, k, v, out, lse, torch.zeros_like(lse), layout, 0.5, None, None, dq, dk, dv, cos, sin)
     backward(work)
+    if cos is None:  # `rope.rotary` rotates them back
+        for x in (q, k):
+            rope.rotate(x, tables[0], tables[1], x, backward=True)
 
 
 def _heads(widths: Widths, segments: Segments) -> tuple[Tensor, ...]:
