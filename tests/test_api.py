@@ -137,6 +137,17 @@ def test_held_out_rows_are_never_trained_on(run, tiny_model_folder, data):
     assert not trained & {tuple(e.input_ids) for e in job.data.held_out}
 
 
+def test_a_run_is_named_after_its_model_and_data_dots_and_all(tiny_model_folder, data, tmp_path, monkeypatch):
+    from tunesmith.job import prepare_run
+    from tunesmith.recipe import Recipe
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_folder, "llama-3.1-8b")
+    shutil.copy(data, "rows.v2.jsonl")
+    job, _ = prepare_run(Recipe.of({"model_name_or_path": "llama-3.1-8b", "dataset_name": "rows.v2.jsonl"}))
+    assert job.recipe.output_dir == "runs/llama-3.1-8b-rows.v2-1"
+
+
 def test_a_taken_folder_is_refused_and_left_alone(run, tiny_model_folder, data):
     before = {p.name: p.stat().st_mtime_ns for p in run.folder.iterdir()}
     with pytest.raises(RunError, match="not empty"):

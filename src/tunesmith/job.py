@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.base.adapter import attach
+from tunesmith.base.adapter import attach, names_among
 from tunesmith.base.catalog import cache_dir, resolve
 from tunesmith.base.context import context_of
 from tunesmith.base.lean import PROBE_TOKENS, speed_up
@@ -34,6 +35,7 @@ from tunesmith.plan.memory import Shape, shape_of
 from tunesmith.plan.plan import make_plan
 from tunesmith.plan.way import Way
 from tunesmith.recipe import Recipe
+from tunesmith.suffixes import DATA_SUFFIXES
 from tunesmith.training import guard
 from tunesmith.training.loop import total_updates
 from tunesmith.training.offload import with_host_activations
@@ -55,6 +57,7 @@ def prepare_run(
     check_recipe(recipe, begins=begins)
     source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
     shape = shape_of(source)
+    names_among([name for name, _, _ in shape.linears], recipe.lora_target_modules)  # before the data is read
     compute = choose_compute(recipe)
     check_optimizer(recipe, compute.device)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
@@ -217,6 +220,14 @@ def eval_packs(job: Prepared) -> list[Pack]:
 
 
 def _free_folder(recipe: Recipe) -> Path:
-    parts = (Path(recipe.model_name_or_path).stem, Path(recipe.dataset_name).stem)
+    parts = (_bare(recipe.model_name_or_path, (".gguf",)), _bare(recipe.dataset_name, (".gz", *DATA_SUFFIXES)))
     name = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") or "run" for part in parts)
     return free_folder(Path("runs") / name)
+
+
+def _bare(name: str, suffixes: Sequence[str]) -> str:
+    """The last part of a path or id without such endings: llama-3.1-8b keeps its name."""
+    last = Path(name).name
+    for suffix in suffixes:
+        last = last.removesuffix(suffix)
+    return last

@@ -39,9 +39,10 @@ def open_session(folder: Path, lean: bool = True) -> Session:
 
 
 def open_base(recipe: Recipe, note: Callable[[str], None]) -> Session:
-    """A base model alone, as training would load it. An adapter that nothing was trained into, which is never asked, puts it on
-    the path that tuned models take. note: told what takes its time."""
+    """A base model alone. An adapter that nothing was trained into, which is never asked, puts it on the path that tuned models
+    take. note: told what takes its time."""
     source = resolve(recipe.model_name_or_path, note)
+    recipe = _as_stored(recipe, source, note)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template))
     note(f"Loading {source.base}")
     base, dtype, keep = _load_to_answer(recipe, source)
@@ -49,6 +50,19 @@ def open_base(recipe: Recipe, note: Callable[[str], None]) -> Session:
     torch.seed()  # attaching seeds the generator, and answers are to differ from talk to talk
     speed_up(model, dtype, keep)
     return Session(model, renderer)
+
+
+def _as_stored(recipe: Recipe, source: ModelSource, note: Callable[[str], None]) -> Recipe:
+    """Not in fewer bits than the model has, unless that is asked for or memory is short: what an adapter changed, if it was
+    merged into the model, can be less than the rounding to 4 bits."""
+    if {"load_in_4bit", "load_in_8bit"} & recipe.model_fields_set:
+        return recipe
+    compute = choose_compute(recipe)
+    stored = footprint(shape_of(source), 0, compute.dtype.itemsize)
+    if stored < 0.8 * available_bytes(compute.device):
+        return recipe.model_copy(update={"load_in_4bit": False})
+    note(f"In 4 bits, for it would take {stored / 1e9:.1f} GB: if an adapter was merged into it, its change may be lost in them")
+    return recipe
 
 
 def _check_base(folder: Path) -> None:

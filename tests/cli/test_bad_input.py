@@ -108,6 +108,18 @@ def test_a_wrong_value(refused: Callable[..., str], command: str, flag: str, val
 # ---- the model
 
 
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_linear_that_the_model_has_not(refused: Callable[..., str], command: str) -> None:
+    given = (command, "model", "good.jsonl", "--lora-target-modules", "q_prj", "--output-dir", "out")
+    refused(*given, says="no linear layer is called 'q_prj' (did you mean q_proj?)", then="all-linear")
+
+
+def test_a_config_that_is_not_json(refused: Callable[..., str]) -> None:
+    Path("model/config.json").write_text('{"model_type": ')
+    said = refused(*train("model", "good.jsonl"), says="model cannot be read", then="Mend the file")
+    assert "hub" not in said
+
+
 def test_no_such_folder(refused: Callable[..., str]) -> None:
     refused(*train("./modle", "good.jsonl"), says="There is no folder ./modle", then="Check the path")
 
@@ -129,11 +141,6 @@ def test_a_file_that_is_no_gguf(refused: Callable[..., str], here: Path, monkeyp
 def test_a_folder_that_is_no_model(refused: Callable[..., str]) -> None:
     Path("empty").mkdir()
     refused(*train("empty", "good.jsonl"), says="empty is not a model folder", then="config.json and .safetensors")
-
-
-def test_a_config_that_is_not_json(refused: Callable[..., str]) -> None:
-    Path("model/config.json").write_text("{")
-    refused(*train("model", "good.jsonl"), says="model", then="Check")
 
 
 def test_a_model_that_is_no_causal_language_model(refused: Callable[..., str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from hypothesis import given
 from hypothesis import strategies as st
 from prompt_toolkit.input import create_pipe_input
@@ -85,6 +86,23 @@ def adapter_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> Partner:
     return open_partner(find_partner(str(base_folder), {}), lambda line: None)
+
+
+def test_a_model_alone_is_loaded_as_it_is_stored_where_memory_allows(
+    base: Partner, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an adapter changed, if it was merged into the model, can be less than the rounding to 4 bits."""
+
+    def in_4_bits(partner: Partner) -> bool:
+        return any(isinstance(module, Linear4bit) for module in partner.session.model.modules())
+
+    told: list[str] = []
+    assert not in_4_bits(base)
+    assert in_4_bits(open_partner(find_partner(str(base_folder), {"load_in_4bit": True}), told.append))
+    monkeypatch.setattr("tunesmith.open_run.available_bytes", lambda device: 10_000)
+    assert not any("In 4 bits" in line for line in told)
+    assert in_4_bits(open_partner(find_partner(str(base_folder), {}), told.append))
+    assert any("In 4 bits" in line for line in told)
 
 
 def test_a_run_that_is_not_there_is_told_at_once_with_those_that_are(tmp_path: Path) -> None:

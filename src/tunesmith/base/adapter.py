@@ -1,6 +1,7 @@
 """Attach a fresh LoRA adapter, or open a saved one and check that nothing is left out."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ def target_names(model: Any, wanted: str | list[str]) -> list[str]:
     Raises:
         AdapterError: a wanted name matches no linear layer, or the model has none.
     """
-    linears = decoder_linears(model)
+    return names_among(list(decoder_linears(model)), wanted)
+
+
+def names_among(linears: Sequence[str], wanted: str | list[str]) -> list[str]:
+    """`target_names` of a model with these linears, by their full names."""
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
     if not leaves:
         raise AdapterError("The model has no linear layer to adapt.", "Use a transformer decoder.")

@@ -164,6 +164,8 @@ def model_error(source: ModelSource, error: Exception) -> ModelError:
             "Take another copy or revision of the model.",
         )
     if isinstance(error, OSError):
+        if Path(source.path).is_dir():
+            return ModelError(f"{source.base} cannot be read: {first.rstrip('.')}.", "Mend the file, or download the model again.")
         return not_given(source, first)
     if "safetensors" in type(error).__module__ or isinstance(error, RuntimeError):
         return ModelError(

@@ -138,6 +138,7 @@ def plan_table(job: Prepared) -> Table:
     """What is about to happen, and what it will take."""
     data, plan, recipe = job.data.facts, job.plan, job.recipe
     cut = "nothing is cut" if not data.cut_rows else f"[bold red]{data.cut_rows} rows cut, {data.lost_tokens} answer tokens lost[/]"
+    allowed = "allowed" if recipe.memory else "free"
     rows = {
         "model": f"{job.source.base}, {job.shape.parameters / 1e6:,.0f} million parameters, {_stored(recipe)}",
         "data": f"{data.rows:,} rows to train on, {data.held_out:,} held out; {data.columns}",
@@ -149,7 +150,7 @@ def plan_table(job: Prepared) -> Table:
         "adapter": f"LoRA of rank {recipe.lora_r}, alpha {recipe.lora_alpha:g}, dropout {recipe.lora_dropout:g}",
         "runs on": f"{job.compute.device}, computing in {str(job.compute.dtype).removeprefix('torch.')}: {job.compute.reason}",
         "way": f"{plan.chosen.way}: {plan.reason}",
-        "memory": f"{plan.bytes / 1e9:.2f} GB predicted at the peak; {plan.available / 1e9:.1f} GB are free",
+        "memory": f"{plan.bytes / 1e9:.2f} GB predicted at the peak; {plan.available / 1e9:.1f} GB are {allowed}",
         "time": f"{duration(plan.seconds)} of training predicted",
         "run folder": str(recipe.output_dir),
     }
