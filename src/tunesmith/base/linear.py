@@ -68,7 +68,8 @@ class LinearGroup:
         self.members, self.adapter, self.dtype, self.salt = members, adapter, dtype, salt
         self.rows = [layer.base_layer.out_features for layer in members]
         self.size = members[0].base_layer.in_features
-        self.room = room(sum(layer.lora_A[adapter].weight.shape[0] for layer in members))
+        self.ranks = self._ranks()
+        self.room = room(sum(self.ranks))
         self.wide: Tensor | None = None
         self.bias = self._stacked_bias()
         if keep:
@@ -112,6 +113,7 @@ class LinearGroup:
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.fixed is not None:
             return self.fixed(x)
+        assert self._ranks() == self.ranks, "an adapter of other ranks would meet what the former left behind the weight"
         layers, name = self.members, self.adapter
         dropout = layers[0].lora_dropout[name]
         p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
@@ -133,6 +135,9 @@ class LinearGroup:
             return None
         parts = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
         return torch.cat([part.to(self.dtype) for part in parts])
+
+    def _ranks(self) -> list[int]:
+        return [layer.lora_A[self.adapter].weight.shape[0] for layer in self.members]
 
     def _give_homes(self, wide: Tensor) -> None:
         """Tell every lora_B where its copy in the compute type is read: behind the columns of its own rows, if there is room."""

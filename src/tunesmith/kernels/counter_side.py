@@ -34,10 +34,11 @@ class CounterSide:
         """``xA = s drop(x) Aᵀ``, ``[T, R]``, and before it x with xA in the `room` behind its columns, which are zeros from R
         on: ``[T, K + room]``."""
         (tokens, size), rank = x.shape, A.shape[0]
-        wide = x.new_zeros(tokens, size + room(rank))
+        wide = x.new_empty(tokens, size + room(rank))
         wide[:, :size] = x
         xA = (self._drop(x) @ A.T).mul_(scale)
         wide[:, size : size + rank] = xA
+        wide[:, size + rank :] = 0
         return wide, xA
 
     def output_gradient(self, dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,7 +47,9 @@ class CounterSide:
 
     def input_gradients(self, t: Tensor, x: Tensor, A: Tensor, scale: float, dx: Tensor | None) -> Tensor:
         """``dA = s tᵀ drop(x)``, ``[R, K]``; adds ``s drop(t A)`` to dx ``[T, K]`` if there is one. t: ``dy B``, ``[T, R]``."""
-        if dx is not None:
+        if dx is not None and self.p == 0:
+            dx.addmm_(t, A, alpha=scale)
+        elif dx is not None:
             dx.add_(self._drop(t @ A), alpha=scale)
         return (t.T @ self._drop(x)).mul_(scale)
 

@@ -79,6 +79,7 @@ def launch_attention(dtype: torch.dtype, head_dim: int) -> None:
 if __name__ == "__main__":
     capability, there, dtype, head_dim, *every = sys.argv[1:]
     attention_tiles.shared_memory = lambda device: int(there)  # this GPU's
+    attention_tiles.is_hopper = lambda device: int(capability) // 10 == 9
     note_launches()
     (launch_every if every else launch_attention)(getattr(torch, dtype), int(head_dim))
     taken = [shared_memory(function, given, int(capability)) for function, given in LAUNCHED]

@@ -11,7 +11,7 @@ import pytest
 
 fused = pytest.importorskip("tunesmith.kernels.fused.kernel", reason="needs triton")
 
-T4, A100, RTX30, H100 = (75, 64 * 1024), (80, 163 * 1024), (86, 99 * 1024), (90, 227 * 1024)
+T4, A100, RTX30, H100, B200 = (75, 64 * 1024), (80, 163 * 1024), (86, 99 * 1024), (90, 227 * 1024), (100, 227 * 1024)
 
 
 def _compiled(gpu, dtype, size, *every):
@@ -30,8 +30,9 @@ def _compiled(gpu, dtype, size, *every):
     [
         (T4, "float16", 128), (T4, "float32", 128), (T4, "float16", 256), (RTX30, "bfloat16", 128), (A100, "bfloat16", 256),
         (H100, "bfloat16", 64), (H100, "bfloat16", 128), (H100, "bfloat16", 256),
+        (B200, "bfloat16", 256),
     ],
-    ids=["T4, fp16", "T4, fp32", "T4, fp16, Gemma", "RTX 30", "A100, Gemma", "H100, 64", "H100, 128", "H100, Gemma"],
+    ids=["T4, fp16", "T4, fp32", "T4, fp16, Gemma", "RTX 30", "A100, Gemma", "H100, 64", "H100, 128", "H100, Gemma", "B200, Gemma"],
 )  # fmt: skip
 def test_attention_fits_the_shared_memory_of_a_gpu(gpu, dtype, size):
     assert 0 < _compiled(gpu, dtype, size)[1] <= gpu[1]

@@ -41,7 +41,7 @@ def segment_attention_forward(
         sliding_window: a token sees at most this many tokens, itself included. softcap: c in ``c · tanh(scores / c)``.
         cos, sin: ``[T, D]``, any stride between rows, to rotate q and k as they are read (`rope`, whose two halves of a
             row must agree: the first is read). A tile is rotated each time it is read: for segments of few blocks, and
-            where `attention_layout.can_rotate`.
+            where `attention_tiles.can_rotate`.
     """
     check(layout, q, k, v)
     tokens, heads, _ = q.shape

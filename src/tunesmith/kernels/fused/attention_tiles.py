@@ -12,8 +12,6 @@ from tunesmith.kernels.fused.attention_layout import Layout
 
 LARGEST = 64
 """Tokens of the largest block. Blocks of 128 gain up to a sixth in one kernel and lose it in another."""
-LARGE = 200 * 1024
-"""Bytes of shared memory from which a GPU is like the one that tiles were searched on."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of one kernel. large: by most columns of a head, for 16-bit types and blocks of `LARGEST` on a GPU with `LARGE`
-    shared memory where nothing is rotated, from a search on an H100. elements: most that a tile has otherwise, in 16 bits."""
+    """The tiles of one kernel. large: by most columns of a head, for 16-bit types and blocks of `LARGEST` on Hopper where nothing
+    is rotated, from a search on an H100. elements: most that a tile has otherwise, in 16 bits."""
 
     large: dict[int, Tile]
     elements: int
@@ -36,7 +34,7 @@ class Tiles:
     def of(self, q: Tensor, layout: Layout, turned: bool) -> dict[str, int]:
         """As arguments of a launch for heads q ``[T, H, D]``; turned: whether rows are rotated as they are read."""
         size, block = q.shape[2], layout.block
-        if block == LARGEST and q.element_size() == 2 and shared_memory(q.device) >= LARGE and not turned:
+        if block == LARGEST and q.element_size() == 2 and is_hopper(q.device) and not turned:
             tile = self.large[min(columns for columns in self.large if size <= columns)]
         else:  # fp32 is multiplied from registers; tiles that are rotated take registers, and loops over them are short
             elements = self.elements if q.element_size() == 2 else self.elements // 4
@@ -79,7 +77,10 @@ def largest_block(head_dim: int, dtype: torch.dtype, device: torch.device) -> in
     """The largest block whose tiles fit the registers and the device's shared memory, or 0 if none does."""
     width = padded(head_dim)
     if dtype.itemsize == 2:
-        block, tiles = LARGEST, 6.0  # the queries' gradient has q, dO, and two each of k and v on their way
+        block, tiles = (
+            LARGEST if head_dim <= 128 or is_hopper(device) else 32,
+            6.0,
+        )  # the queries' gradient has q, dO, and two each of k and v on their way
     else:
         block, tiles = 32 if head_dim <= 64 else 16, 4.125  # fp32 is multiplied outside the matrix units, from registers
     room = shared_memory(device)
@@ -99,8 +100,13 @@ def shared_memory(device: torch.device) -> int:
     return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])  # what Triton itself goes by
 
 
+@functools.cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether matrix units read their factors from shared memory and sum in registers."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
 def can_rotate(block: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernels may rotate q and k themselves: where matrix units read their factors from shared memory (Hopper,
-    blocks of 64). Elsewhere each warp would rotate all of a tile in its own registers, and these would not do."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return hopper and block == 64 and head_dim <= 128 and dtype.itemsize == 2
+    """Whether the kernels may rotate q and k themselves: on Hopper, with blocks of 64. Elsewhere each warp would rotate all of a
+    tile in its own registers, and these would not do."""
+    return is_hopper(device) and block == LARGEST and head_dim <= 128 and dtype.itemsize == 2

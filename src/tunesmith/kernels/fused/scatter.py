@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tunesmith.kernels.fused.kernel import kernel
 
-ROWS = 256
+ELEMENTS = 2048
+"""Of a tile."""
 
 
 class Scatter:
@@ -24,12 +25,15 @@ class Scatter:
             for offset, target in zip(offsets, targets)
         ]
         self.table = torch.tensor(lines, dtype=torch.int64, device=targets[0].device)
-        self.grid = (len(lines), triton.cdiv(max(target.shape[0] for target in targets), ROWS))
         self.ranks = triton.next_power_of_2(max(target.shape[1] for target in targets))
+        self.rows = max(1, ELEMENTS // self.ranks)
+        self.grid = (len(lines), triton.cdiv(max(target.shape[0] for target in targets), self.rows))
 
     def __call__(self, buffer: Tensor) -> None:
         """Fill them from the buffer ``[*]``, in a type of its own."""
-        _scatter[self.grid](buffer, self.table, self.targets[0], ROWS=ROWS, RANKS=self.ranks, num_warps=4, enable_fp_fusion=True)
+        _scatter[self.grid](
+            buffer, self.table, self.targets[0], ROWS=self.rows, RANKS=self.ranks, num_warps=4, enable_fp_fusion=True
+        )
 
 
 @kernel()
