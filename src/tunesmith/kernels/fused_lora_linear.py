@@ -4,9 +4,9 @@
     [dx | t] = dy [Ŵ | B]               [T, K + R]      before ``s drop(t A)`` is added to dx
 
 xA is written behind a copy of x and B behind Ŵ (a member's factor beside its own rows, zeros elsewhere). Sixteen more columns
-cost a product 2 % at most, where adding xA Bᵀ to y afterwards reads and writes all of y, and t would read all of dy. And what a young
-adapter adds, which in bf16 is less than half of y's last digit, is part of the sum before it is rounded: added to a rounded y
-it would vanish (docs/decisions/0019).
+cost a product 2 % at most, where adding xA Bᵀ to y afterwards reads and writes all of y, and t would read all of dy. And what
+a young adapter adds, which in bf16 is less than half of y's last digit, is part of the sum before it is rounded: added to a
+rounded y it would vanish (docs/decisions/0019).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -77,10 +77,8 @@ def largest_block(head_dim: int, dtype: torch.dtype, device: torch.device) -> in
     """The largest block whose tiles fit the registers and the device's shared memory, or 0 if none does."""
     width = padded(head_dim)
     if dtype.itemsize == 2:
-        block, tiles = (
-            LARGEST if head_dim <= 128 or is_hopper(device) else 32,
-            6.0,
-        )  # the queries' gradient has q, dO, and two each of k and v on their way
+        block = LARGEST if head_dim <= 128 or is_hopper(device) else 32
+        tiles = 6.0  # the queries' gradient has q, dO, and two each of k and v on their way
     else:
         block, tiles = 32 if head_dim <= 64 else 16, 4.125  # fp32 is multiplied outside the matrix units, from registers
     room = shared_memory(device)
