@@ -80,6 +80,17 @@ def test_head_sizes(device, size):
     _check(((5, 20, 2), (-1, 0, -1)), device, 32, size=size, dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize(("length", "size", "block"), [(1, 64, 32), (17, 64, 32), (1, 128, 16)])
+def test_keys_past_the_end_are_not_heard_where_all_scores_are_low(device, length, size, block):
+    """Their weight would be infinite, and infinite times their zeros no number."""
+    qkv, dout = _inputs(length, 1, 1, size, device, torch.float32)
+    qkv[0].fill_(1.0)
+    qkv[1].copy_(-300 / size + 0.001 * torch.randn_like(qkv[1]))
+    layout = tables.layout((length,), (-1,), device, block)
+    for got, wanted in zip(_actual(qkv, dout, layout), _expected(qkv, dout, ((length,), (-1,)))):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)  # scores of 90 are rounded to 1e-5, and so are weights
+
+
 def test_the_largest_head(device):
     _check(((5, 20), (-1, 0)), device, 16, size=256)
 

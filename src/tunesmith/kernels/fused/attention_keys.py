@@ -121,7 +121,7 @@ def _in_hearing(
     s, first, end, place, stop, positions, window, WINDOWED: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
     """`attention.in_sight` with a key a row and a query a column."""
-    if (place < end - 1) | WINDOWED:
+    if (place < first + BLOCK - 1) | WINDOWED:  # keys past the end must not be heard either: inf · 0 in dQ
         key, query = first + tl.arange(0, BLOCK), place + tl.arange(0, TILE)
         seen = query[None, :] >= key[:, None]
         if WINDOWED:
