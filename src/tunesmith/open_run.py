@@ -10,7 +10,7 @@ import torch
 from tunesmith.base.adapter import attach, open_adapter
 from tunesmith.base.catalog import ModelSource, resolve
 from tunesmith.base.lean import speed_up
-from tunesmith.base.load import choose_compute, load_model
+from tunesmith.base.load import ComputeType, choose_compute, load_model
 from tunesmith.base.tokenizer import load_tokenizer
 from tunesmith.data.render import Renderer
 from tunesmith.errors import AdapterError
@@ -18,7 +18,7 @@ from tunesmith.export.manifest import read_manifest
 from tunesmith.export.runtimes import read_config
 from tunesmith.generate.session import Session
 from tunesmith.plan.machine import available_bytes
-from tunesmith.plan.memory import footprint, shape_of
+from tunesmith.plan.memory import Shape, footprint, shape_of
 from tunesmith.recipe import Recipe
 
 
@@ -31,10 +31,11 @@ def open_session(folder: Path, lean: bool = True) -> Session:
     _check_base(folder)
     recipe = recipe_of(folder)
     source, renderer = resolve(recipe.model_name_or_path), open_renderer(folder, recipe)
-    base, dtype, keep = _load_to_answer(recipe, source)
+    compute = choose_compute(recipe)
+    base, keep = _load_to_answer(recipe, source, shape_of(source), compute)
     model = open_adapter(base, folder)
     if lean:
-        speed_up(model, dtype, keep)
+        speed_up(model, compute.dtype, keep)
     return Session(model, renderer)
 
 
@@ -42,23 +43,23 @@ def open_base(recipe: Recipe, note: Callable[[str], None]) -> Session:
     """A base model alone. An adapter that nothing was trained into, which is never asked, puts it on the path that tuned models
     take. note: told what takes its time."""
     source = resolve(recipe.model_name_or_path, note)
-    recipe = _as_stored(recipe, source, note)
+    compute, shape = choose_compute(recipe), shape_of(source)
+    recipe = _as_stored(recipe, shape, compute, note)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template))
     note(f"Loading {source.base}")
-    base, dtype, keep = _load_to_answer(recipe, source)
+    base, keep = _load_to_answer(recipe, source, shape, compute)
     model = attach(base, recipe.model_copy(update={"lora_r": 1}), source.base, source.revision).eval()
     torch.seed()  # attaching seeds the generator, and answers are to differ from talk to talk
-    speed_up(model, dtype, keep)
+    speed_up(model, compute.dtype, keep)
     return Session(model, renderer)
 
 
-def _as_stored(recipe: Recipe, source: ModelSource, note: Callable[[str], None]) -> Recipe:
+def _as_stored(recipe: Recipe, shape: Shape, compute: ComputeType, note: Callable[[str], None]) -> Recipe:
     """Not in fewer bits than the model has, unless that is asked for or memory is short: what an adapter changed, if it was
     merged into the model, can be less than the rounding to 4 bits."""
     if {"load_in_4bit", "load_in_8bit"} & recipe.model_fields_set:
         return recipe
-    compute = choose_compute(recipe)
-    stored = footprint(shape_of(source), 0, compute.dtype.itemsize)
+    stored = footprint(shape, 0, compute.dtype.itemsize)
     if stored < 0.8 * available_bytes(compute.device):
         return recipe.model_copy(update={"load_in_4bit": False})
     note(f"In 4 bits, for it would take {stored / 1e9:.1f} GB: if an adapter was merged into it, its change may be lost in them")
@@ -77,17 +78,16 @@ def _check_base(folder: Path) -> None:
         )
 
 
-def _load_to_answer(recipe: Recipe, source: ModelSource) -> tuple[Any, torch.dtype, bool]:
-    """The base, the type it computes in, and whether its weights can be kept dequantised. How it was trained was decided by the
-    memory of training; to answer takes less."""
-    compute = choose_compute(recipe)
-    shape, room = shape_of(source), 0.8 * available_bytes(compute.device)
+def _load_to_answer(recipe: Recipe, source: ModelSource, shape: Shape, compute: ComputeType) -> tuple[Any, bool]:
+    """The base, and whether its weights can be kept dequantised. How it was trained was decided by the memory of training; to
+    answer takes less."""
+    room = 0.8 * available_bytes(compute.device)
     stored = footprint(shape, 4 if recipe.load_in_4bit else 0, compute.dtype.itemsize)
     stream = recipe.load_in_4bit and compute.device.type == "cuda" and stored > room
     recipe = recipe.model_copy(update={"offload_base": "always" if stream else "never"})
     kept = shape.linear_weights * compute.dtype.itemsize
     keep = not recipe.load_in_4bit or (not stream and kept + stored < room)
-    return load_model(source, recipe, compute), compute.dtype, keep
+    return load_model(source, recipe, compute), keep
 
 
 def open_renderer(folder: Path, recipe: Recipe) -> Renderer:

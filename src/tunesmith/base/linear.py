@@ -153,11 +153,11 @@ class LinearGroup:
         """One matrix for all members. Plain layers then hold views of it, so that nothing is stored twice."""
         layers = [member.base_layer for member in self.members]
         device = layers[0].weight.device
-        room = self.room if device.type == "cuda" else 0
-        stacked = torch.zeros(sum(self.rows), self.size + room, dtype=self.dtype, device=device)
+        behind = self.room if device.type == "cuda" else 0
+        stacked = torch.zeros(sum(self.rows), self.size + behind, dtype=self.dtype, device=device)
         for layer, part in zip(layers, stacked[:, : self.size].split(self.rows)):
             for rows in _row_blocks(layer):
-                _dequantise_into(part[rows], layer, rows)
+                _dequantise(layer, self.dtype, rows, out=part[rows])
             if not isinstance(layer, bnb.nn.Linear4bit):
                 layer.weight.data = part
         return stacked
@@ -165,9 +165,7 @@ class LinearGroup:
 
 def _whole(layer: Any, dtype: torch.dtype) -> Tensor:
     """A linear's weight ``[N, K]`` in this type."""
-    whole = torch.empty(layer.out_features, layer.in_features, dtype=dtype, device=layer.weight.device)
-    _dequantise_into(whole, layer, slice(0, layer.out_features))
-    return whole
+    return _dequantise(layer, dtype, slice(0, layer.out_features))
 
 
 def _row_blocks(layer: Any) -> list[slice]:
@@ -181,27 +179,24 @@ def _row_blocks(layer: Any) -> list[slice]:
     return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def _dequantise(layer: Any, dtype: torch.dtype, rows: slice, room: int = 0) -> Tensor:
-    """Rows of a linear's weight in this type, ``[n, K + room]``; what stands behind column K is anything."""
-    weight = layer.weight
-    if room:
-        wide = torch.empty(rows.stop - rows.start, layer.in_features + room, dtype=dtype, device=weight.device)
-        _dequantise_into(wide[:, : layer.in_features], layer, rows)
+def _dequantise(layer: Any, dtype: torch.dtype, rows: slice, behind: int = 0, out: Tensor | None = None) -> Tensor:
+    """Rows of a linear's weight in this type, ``[n, K]``, and so many columns of anything behind them; or into out ``[n, K]``, any
+    stride between its rows."""
+    weight, size = layer.weight, layer.in_features
+    if behind:
+        wide = torch.empty(rows.stop - rows.start, size + behind, dtype=dtype, device=weight.device)
+        _dequantise(layer, dtype, rows, out=wide[:, :size])
         return wide
-    if not isinstance(layer, bnb.nn.Linear4bit):
-        return weight.data[rows].to(dtype)
-    return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)[rows]
-
-
-def _dequantise_into(out: Tensor, layer: Any, rows: slice) -> None:
-    """Rows of a linear's weight into ``[n, K]``, any stride between rows."""
-    weight = layer.weight
-    if isinstance(layer, bnb.nn.Linear4bit) and weight.is_cuda and weight.quant_state.quant_type == "nf4":
+    packed = isinstance(layer, bnb.nn.Linear4bit)
+    if packed and weight.is_cuda and weight.quant_state.quant_type == "nf4":
         from tunesmith.kernels.fused.nf4 import dequantise
 
-        dequantise(weight.data, weight.quant_state, out.dtype, out, rows)
+        return dequantise(weight.data, weight.quant_state, dtype, out, rows)
+    if packed:
+        part = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)[rows]
     else:
-        out.copy_(_dequantise(layer, out.dtype, rows))
+        part = weight.data[rows].to(dtype)
+    return part if out is None else out.copy_(part)
 
 
 def lean_layers(model: nn.Module) -> dict[str, Any]:

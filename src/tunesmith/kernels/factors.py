@@ -1,9 +1,12 @@
 """An adapter's factors as a linear computes with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+Weight = Callable[[], Iterable[Tensor]]
+"""Gives a frozen weight as blocks of rows, in order."""
 
 
 def in_type(factor: Tensor, dtype: torch.dtype) -> Tensor:

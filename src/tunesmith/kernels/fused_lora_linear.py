@@ -9,16 +9,17 @@ a young adapter adds, which in bf16 is less than half of y's last digit, is part
 rounded y it would vanish (docs/decisions/0019).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.columns import add_products
+from tunesmith.kernels.columns import add_products, meeting
 from tunesmith.kernels.counter_side import CounterSide
-from tunesmith.kernels.factors import in_type, room, stacked
+from tunesmith.kernels.factors import Weight, in_type, room, stacked
 
 
 class FusedLoraLinear(torch.autograd.Function):
@@ -28,7 +29,7 @@ class FusedLoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Callable[[], Iterable[Tensor]],
+        weight: Weight,
         bias: Tensor | None,
         lasting: bool,
         side: CounterSide,
@@ -74,16 +75,16 @@ class FusedLoraLinear(torch.autograd.Function):
 def _with_factors(weight: Iterable[Tensor], lora_B: Sequence[Tensor], size: int, lasting: bool) -> Iterator[Tensor]:
     """Blocks of rows ``[n, K + room]`` with the factors of their members behind column K. lasting: whether zeros are there, and
     maybe the factors (`training.flat` keeps them there)."""
+    sizes, ranks = [b.shape[0] for b in lora_B], [b.shape[1] for b in lora_B]
+    columns = list(itertools.accumulate(ranks, initial=size))
     first = 0
     for W in weight:
-        last, start, column = first + W.shape[0], 0, size
-        if not lasting and (len(lora_B) > 1 or lora_B[0].shape[1] < W.shape[1] - size):
+        last = first + W.shape[0]
+        if not lasting and (len(ranks) > 1 or columns[1] < W.shape[1]):
             W[:, size:].zero_()
-        for b in lora_B:
-            begin, end = max(first, start), min(last, start + b.shape[0])
-            place, part = W[begin - first : end - first, column : column + b.shape[1]], b[begin - start : end - start]
-            if begin < end and place.data_ptr() != part.data_ptr():
-                place.copy_(part)
-            start, column = start + b.shape[0], column + b.shape[1]
+        for number, part, rows in meeting(sizes, first, last):
+            place, b = W[rows, columns[number] : columns[number + 1]], lora_B[number][part]
+            if place.data_ptr() != b.data_ptr():
+                place.copy_(b)
         yield W
         first = last

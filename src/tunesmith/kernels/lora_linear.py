@@ -16,7 +16,7 @@ And dropout stores no mask (see `rank_side`, `counter_side`). On a GPU the thin 
 ranks' sum.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,8 @@ from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.columns import add_products
 from tunesmith.kernels.counter_side import CounterSide
-from tunesmith.kernels.factors import in_type, stacked
+from tunesmith.kernels.factors import Weight, in_type, stacked
 from tunesmith.kernels.rank_side import RankSide
-
-Weight = Callable[[], Iterable[Tensor]]
 
 
 def lora_linear(

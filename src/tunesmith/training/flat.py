@@ -30,7 +30,7 @@ class FlatParameters:
         self.copy: Tensor | None = None
         self.scatter: Callable[[Tensor], None] | None = None
         if self.flat.dtype != compute:
-            self.copy = self.flat.detach().to(compute)
+            self.copy = torch.empty_like(self.flat.detach(), dtype=compute)
             homes = [getattr(p, "home", None) for p in parameters]
             homes = [None if home is None or home.dtype != compute else home for home in homes]
             for parameter, values, home in zip(parameters, self.copy.split(sizes), homes):

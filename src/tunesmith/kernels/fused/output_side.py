@@ -12,7 +12,7 @@ from torch import Tensor
 from tunesmith.kernels.fused.kernel import kernel
 from tunesmith.kernels.fused.tile import Tile, padded_rank, widen
 
-OUTPUT = Tile(128, 64, 4, 3, 1, 1)
+OUTPUT = Tile(128, 64, 4, 3)
 
 
 def output_gradient(dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,8 +15,8 @@ class Tile:
     columns: int
     warps: int
     stages: int
-    programs: int
-    least: int
+    programs: int = 1
+    least: int = 1
 
     def of(self, x: Tensor) -> "Tile":
         """For x's type: fp32 is multiplied outside the matrix units and needs twice the registers, hence twice the threads."""
