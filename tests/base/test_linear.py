@@ -7,9 +7,11 @@ from typing import Any
 import bitsandbytes as bnb
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from tunesmith.base import linear
 from tunesmith.base.linear import CUSTOM_MODULES, LeanLinear, LeanLinear4bit, LinearGroup, lean_layers, watch_inputs
 
 
@@ -135,6 +137,33 @@ def test_weights_that_are_not_kept_are_made_anew_and_equal() -> None:
     first, again = list(lean.weight()), list(lean.weight())
     assert torch.equal(torch.cat(first), torch.cat(list(kept.weight())))
     assert first[0] is not again[0]
+
+
+@pytest.mark.parametrize(("four_bits", "keep"), KINDS)
+def test_where_there_is_room_every_factor_stands_behind_its_rows_as_it_is_now(
+    monkeypatch: pytest.MonkeyPatch, four_bits: bool, keep: bool
+) -> None:
+    monkeypatch.setattr(linear, "_has_room", lambda weight: True)  # as on a GPU
+    _, layers = adapted(four_bits)
+    group = grouped(layers, keep)
+    frozen = torch.cat([linear._whole(layer.base_layer, torch.float32) for layer in layers])
+    for factor in (1.0, -3.0):
+        lora_B = [layer.lora_B["default"].weight.data.mul_(factor) for layer in layers]
+        expected = torch.cat([frozen, F.pad(torch.block_diag(*lora_B), (0, group.room - 12))], dim=1)
+        assert torch.equal(torch.cat(list(group.weight())), expected)
+
+
+def test_a_factor_whose_copy_is_at_home_is_not_copied_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_has_room", lambda weight: True)
+    _, layers = adapted(True)
+    group = grouped(layers, keep=True)
+    for number, factor in enumerate(layer.lora_B["default"].weight for layer in layers):
+        factor.compute_copy = factor.home
+        factor.home.fill_(number)
+    [wide] = group.weight()
+    assert torch.equal(wide[:, 64:68].mean(dim=1), torch.zeros(128))
+    assert torch.equal(wide[64:96, 68:72], torch.ones(32, 4))
+    assert torch.equal(wide[96:, 72:76], torch.full((32, 4), 2.0))
 
 
 def test_a_bias_that_one_member_lacks_is_zero_for_it() -> None:

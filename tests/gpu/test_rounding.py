@@ -8,7 +8,7 @@ if not torch.cuda.is_available():
 
 import torch.nn.functional as F  # noqa: E402
 
-from tunesmith.kernels.factors import room  # noqa: E402
+from tunesmith.kernels.factors import Behind, room  # noqa: E402
 from tunesmith.kernels.lora_linear import lora_linear  # noqa: E402
 
 
@@ -25,7 +25,9 @@ def test_a_change_far_below_the_last_digit_survives_on_average(tokens, inputs, o
     wanted = 2.0 * (x.float() @ A.T) @ B.T
 
     def output(B):
-        return lora_linear(x, lambda: [F.pad(weight, (0, room(8)))], None, [A], [B.requires_grad_()], 2.0)[0].detach().float()
+        wide = F.pad(weight, (0, room(8)))
+        Behind(room(8), 0, B.to(dtype)).write(wide[:, inputs:], slice(0, outputs))
+        return lora_linear(x, lambda: [wide], None, [A], [B.requires_grad_()], 2.0)[0].detach().float()
 
     change = output(B) - output(torch.zeros_like(B))
     kept = float((change * wanted).sum() / (wanted * wanted).sum())

@@ -1,5 +1,6 @@
 """peft's LoRA layers with the lean QLoRA linear inside: same parameters, same files, another forward."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
 from torch import Tensor, nn
 
-from tunesmith.kernels.factors import room
+from tunesmith.kernels.factors import Behind, in_type, room
 from tunesmith.kernels.lora_linear import lora_linear
 
 BLOCK_ELEMENTS = 16 * 2**20
@@ -70,6 +71,7 @@ class LinearGroup:
         self.size = members[0].base_layer.in_features
         self.ranks = self._ranks()
         self.room = room(sum(self.ranks))
+        self.homes: list[Tensor] = []
         self.wide: Tensor | None = None
         self.bias = self._stacked_bias()
         if keep:
@@ -83,13 +85,19 @@ class LinearGroup:
         return self.wide[:, : self.size] if self.wide is not None else None
 
     def weight(self) -> Iterator[Tensor]:
-        """The stacked frozen weights as blocks of rows, in order: ``[N, K]``, on a GPU ``[N, K + room]``."""
+        """The stacked frozen weights as blocks of rows, in order: ``[N, K]``, on a GPU ``[N, K + room]`` with every lora_B as it is
+        now behind its layer's rows."""
         if self.wide is not None:
+            for factor, home in zip(self._factors(), self.homes):
+                if factor.data_ptr() != home.data_ptr():
+                    home.copy_(factor)
             yield self.wide
             return
-        for layer in (member.base_layer for member in self.members):
-            for rows in _row_blocks(layer):
-                yield _dequantise(layer, self.dtype, rows, self.room if layer.weight.is_cuda else 0)
+        firsts = itertools.accumulate(self.ranks, initial=0)
+        for member, first, factor in zip(self.members, firsts, self._factors()):
+            behind = Behind(self.room, first, factor) if _has_room(member.base_layer.weight) else None
+            for rows in _row_blocks(member.base_layer):
+                yield _dequantise(member.base_layer, self.dtype, rows, behind)
 
     def __call__(self, x: Tensor, member: int) -> Tensor:
         """Output of one member; all members' outputs are computed at the first call and handed out once each."""
@@ -126,7 +134,6 @@ class LinearGroup:
             layers[0].scaling[name],
             p,
             self.salt,
-            lasting=self.wide is not None,
         )
 
     def _stacked_bias(self) -> Tensor | None:
@@ -139,6 +146,10 @@ class LinearGroup:
     def _ranks(self) -> list[int]:
         return [layer.lora_A[self.adapter].weight.shape[0] for layer in self.members]
 
+    def _factors(self) -> list[Tensor]:
+        """Every lora_B in the compute type."""
+        return [in_type(layer.lora_B[self.adapter].weight, self.dtype).detach() for layer in self.members]
+
     def _give_homes(self, wide: Tensor) -> None:
         """Tell every lora_B where its copy in the compute type is read: behind the columns of its own rows, if there is room."""
         if wide.shape[1] == self.size:
@@ -147,20 +158,26 @@ class LinearGroup:
         for layer, count in zip(self.members, self.rows):
             factor = layer.lora_B[self.adapter].weight
             factor.home = wide[row : row + count, column : column + factor.shape[1]]
+            self.homes.append(factor.home)
             row, column = row + count, column + factor.shape[1]
 
     def _stack(self) -> Tensor:
         """One matrix for all members. Plain layers then hold views of it, so that nothing is stored twice."""
         layers = [member.base_layer for member in self.members]
-        device = layers[0].weight.device
-        behind = self.room if device.type == "cuda" else 0
-        stacked = torch.zeros(sum(self.rows), self.size + behind, dtype=self.dtype, device=device)
+        weight = layers[0].weight
+        columns = self.size + (self.room if _has_room(weight) else 0)
+        stacked = torch.zeros(sum(self.rows), columns, dtype=self.dtype, device=weight.device)
         for layer, part in zip(layers, stacked[:, : self.size].split(self.rows)):
             for rows in _row_blocks(layer):
                 _dequantise(layer, self.dtype, rows, out=part[rows])
             if not isinstance(layer, bnb.nn.Linear4bit):
                 layer.weight.data = part
         return stacked
+
+
+def _has_room(weight: Tensor) -> bool:
+    """Whether factors stand behind it: where it is now, for it may be one that is streamed."""
+    return weight.is_cuda
 
 
 def _whole(layer: Any, dtype: torch.dtype) -> Tensor:
@@ -179,24 +196,28 @@ def _row_blocks(layer: Any) -> list[slice]:
     return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def _dequantise(layer: Any, dtype: torch.dtype, rows: slice, behind: int = 0, out: Tensor | None = None) -> Tensor:
-    """Rows of a linear's weight in this type, ``[n, K]``, and so many columns of anything behind them; or into out ``[n, K]``, any
-    stride between its rows."""
+def _dequantise(
+    layer: Any, dtype: torch.dtype, rows: slice, behind: Behind | None = None, out: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """Rows of a linear's weight in this type, ``[n, K]``, and what stands behind them; or into out ``[n, K]``, any stride between
+    its rows."""
     weight, size = layer.weight, layer.in_features
-    if behind:
-        wide = torch.empty(rows.stop - rows.start, size + behind, dtype=dtype, device=weight.device)
-        _dequantise(layer, dtype, rows, out=wide[:, :size])
-        return wide
     packed = isinstance(layer, bnb.nn.Linear4bit)
     if packed and weight.is_cuda and weight.quant_state.quant_type == "nf4":
         from tunesmith.kernels.fused.nf4 import dequantise
 
-        return dequantise(weight.data, weight.quant_state, dtype, out, rows)
+        return dequantise(weight.data, weight.quant_state, dtype, out, rows, behind)
     if packed:
         part = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)[rows]
     else:
         part = weight.data[rows].to(dtype)
-    return part if out is None else out.copy_(part)
+    if behind is not None:
+        out = part.new_empty(part.shape[0], size + behind.columns)
+        behind.write(out[:, size:], rows)
+    if out is None:
+        return part
+    out[:, :size] = part
+    return out
 
 
 def lean_layers(model: nn.Module) -> dict[str, Any]:

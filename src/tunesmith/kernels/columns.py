@@ -1,6 +1,7 @@
 """A matrix split by columns, and its columns put together again without a copy when they lie side by side."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,24 +40,16 @@ def add_products(y: Tensor, parts: Sequence[Tensor], blocks: Iterable[Tensor], b
     columns that belong to it."""
     joined = neighbours(parts)
     parts = list(parts) if joined is None else [joined]
+    starts = [0, *itertools.accumulate(part.shape[1] for part in parts)]
     first = 0
-    for block in blocks:
-        last = first + block.shape[0]
-        for number, columns, rows in meeting([part.shape[1] for part in parts], first, last):
-            y.addmm_(parts[number][:, columns], block[rows], beta=beta)
-            beta = 1
+    for rows in blocks:
+        last = first + rows.shape[0]
+        for part, start in zip(parts, starts):
+            begin, end = max(first, start), min(last, start + part.shape[1])
+            if begin < end:
+                y.addmm_(part[:, begin - start : end - start], rows[begin - first : end - first], beta=beta)
+                beta = 1
         first = last
-
-
-def meeting(sizes: Sequence[int], first: int, last: int) -> Iterator[tuple[int, slice, slice]]:
-    """Of consecutive parts of these sizes those that have something between ``first`` and ``last``: which part, and where that is,
-    counted from the part's beginning and from ``first``."""
-    start = 0
-    for number, size in enumerate(sizes):
-        begin, end = max(first, start), min(last, start + size)
-        if begin < end:
-            yield number, slice(begin - start, end - start), slice(begin - first, end - first)
-        start += size
 
 
 class _Split(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """An adapter's factors as a linear computes with them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,21 @@ def stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """``[R, K]``"""
     parts = [in_type(a, dtype) for a in lora_A]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What stands behind the columns of a linear's weight on a GPU: so many columns, zeros but for its lora_B, the factor
+    ``[N, r]`` of the weight's type, from the column ``first`` on."""
+
+    columns: int
+    first: int
+    factor: Tensor
+
+    def write(self, place: Tensor, rows: slice) -> None:
+        """Some rows of it, into ``[n, columns]``."""
+        place.zero_()
+        place[:, self.first : self.first + self.factor.shape[1]] = self.factor[rows]
 
 
 def room(rank: int) -> int:

@@ -39,7 +39,6 @@ def lora_linear(
     scaling: float,
     dropout_p: float = 0.0,
     salt: int = 0,
-    lasting: bool = False,
 ) -> tuple[Tensor, ...]:
     """Outputs of all linears that read ``x``, one tensor ``[*, n_i]`` each.
 
@@ -47,20 +46,19 @@ def lora_linear(
         x: ``[*, K]``, of the compute dtype.
         weight: gives the stacked frozen weights ``[N, K]`` in x's dtype, as blocks of rows in order; called again in
             backward, so that a weight dequantised on the fly need not live between the two, nor whole at any time. On a GPU
-            there are `factors.room` columns more behind it, of which those past R are zeros.
+            each row has `factors.room` columns more, in which lora_B stands in that type (see `factors.Behind`).
         bias: stacked frozen biases ``[N]`` or None.
         lora_A: ``[r_i, K]`` each; lora_B: ``[n_i, r_i]`` each. May be wider than x's dtype (fp32 masters).
         scaling: s, ``alpha / r`` or ``alpha / sqrt(r)``, the members' own.
         dropout_p: the chance that an element of x is dropped on the LoRA path; the members share one draw.
         salt: tells this group's draw from that of others (used on a GPU, see `counter_side`).
-        lasting: whether weight gives the same memory every time, whose further columns are zeros at first.
     """
     flat, scale, members = x.reshape(-1, x.shape[-1]), scaling / (1 - dropout_p), len(lora_A)
     if x.is_cuda:
         from tunesmith.kernels.fused_lora_linear import FusedLoraLinear
 
         counter = CounterSide.of(flat.shape, sum(a.shape[0] for a in lora_A), dropout_p, salt, x.device)
-        outputs = FusedLoraLinear.apply(flat, weight, bias, lasting, counter, scale, members, *lora_A, *lora_B)
+        outputs = FusedLoraLinear.apply(flat, weight, bias, counter, scale, members, *lora_A, *lora_B)
     else:
         outputs = _LoraLinear.apply(flat, weight, bias, RankSide.of(flat, dropout_p), scale, members, *lora_A, *lora_B)
     return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
+from tunesmith.kernels.factors import Behind
+
 nf4 = pytest.importorskip("tunesmith.kernels.fused.nf4", reason="needs triton")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -77,3 +79,23 @@ def test_rows_are_those_of_the_whole(device, nested):
     whole = nf4.dequantise(packed, state, torch.float32)
     for rows in (slice(0, 64), slice(64, 192), slice(128, 320)):
         assert torch.equal(nf4.dequantise(packed, state, torch.float32, rows=rows), whole[rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [16, 48])
+@pytest.mark.parametrize(("rank", "first"), [(8, 0), (5, 11), (16, 0)])
+@pytest.mark.parametrize("rows", [slice(0, 320), slice(64, 320)], ids=["whole", "from a row on"])
+def test_what_stands_behind_the_rows_is_written_with_them(device, dtype, columns, rank, first, rows):
+    packed, state = _quantised((320, 192), device, dtype)
+    everything = torch.randn(320, 24, device=device).to(dtype)
+    behind = Behind(columns, first, everything[:, 3 : 3 + rank])  # whose rows are further apart than they are long
+    out = torch.full((rows.stop - rows.start, 192 + columns), torch.nan, dtype=dtype, device=device)
+    beyond = torch.full((8, 192 + columns), 7.0, dtype=dtype, device=device)
+    memory = torch.cat([out, beyond])
+    nf4.dequantise(packed, state, dtype, memory[: len(out)], rows, behind)
+    assert torch.equal(memory[: len(out), :192], nf4.dequantise(packed, state, dtype)[rows])
+    expected = torch.empty_like(out[:, 192:])
+    behind.write(expected, rows)
+    assert torch.equal(memory[: len(out), 192:], expected)
+    assert torch.equal(memory[len(out) :], beyond)
+    assert torch.equal(nf4.dequantise(packed, state, dtype, rows=rows, behind=behind), memory[: len(out)])

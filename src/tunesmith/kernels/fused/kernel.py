@@ -2,7 +2,7 @@
 
 Triton hands a compiled kernel out before its module is loaded, and while it is being loaded there is a launcher but no
 function yet (3.6 … 3.9, ``CompiledKernel._init_handles``): a thread that launches it then fails. So loading has a lock here,
-which launching takes too.
+which launching takes too. What takes long is done before: up to 3.6, half a second of a C compiler for the launcher.
 """
 
 import threading
@@ -33,6 +33,7 @@ class Kernel:
 
     def _compile(self, grid: Any, *arguments: Any, **options: Any) -> None:
         compiled = self.function.run(*arguments, grid=grid, warmup=True, **options)
+        triton.runtime.driver.active.launcher_cls(compiled.src, compiled.metadata)  # is in Triton's cache from now on
         with _LOADING:
             _ = compiled.run  # loads it
 
