@@ -47,18 +47,19 @@ REHEARSED_TOKENS = 1024
 
 
 def prepare_run(
-    recipe: Recipe, watch: Watch = lambda event: None, *, begins: bool = True, way: Way | None = None
+    recipe: Recipe, watch: Watch = lambda event: None, *, begins: bool = True, way: Way | None = None, only_plan: bool = False
 ) -> tuple[Prepared, Renderer]:
     """Everything up to the plan: model found, data rendered and packed, memory and time predicted.
 
     Args:
         begins: see `check_recipe`. way: that it was begun in, which it keeps to so that every sum is the same.
+        only_plan: nothing will be run, so that weights and a GPU may be elsewhere.
     """
     check_recipe(recipe, begins=begins)
-    source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)))
+    source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)), weights=not only_plan)
     shape = shape_of(source)
     names_among([name for name, _, _ in shape.linears], recipe.lora_target_modules)  # before the data is read
-    compute = choose_compute(recipe)
+    compute = choose_compute(recipe, elsewhere=only_plan)
     check_optimizer(recipe, compute.device)
     renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
     limit = context_of(shape.positions, renderer.tokenizer)

@@ -17,7 +17,8 @@ EXAMPLE = "Give the folder of a finished run, such as runs/smollm2-135m-yoda-1."
 
 
 def check_recipe(recipe: Recipe, *, begins: bool = True) -> None:
-    """Look for everything a recipe names. begins: a run will be begun, whose folder must be free.
+    """Look for everything a recipe names. begins: a run will be begun, whose folder must be free, and for which there must be
+    weights.
 
     Raises:
         RunError: see `check_output`. ModelError, DataError: there is no such model, template or data, or they are not of a kind
@@ -25,7 +26,7 @@ def check_recipe(recipe: Recipe, *, begins: bool = True) -> None:
     """
     if begins:
         check_output(recipe)
-    check_model(recipe.model_name_or_path)
+    check_model(recipe.model_name_or_path, weights=begins)
     if recipe.chat_template is not None:
         template_named(recipe.chat_template)
     for part in parts_of(recipe):
@@ -34,9 +35,10 @@ def check_recipe(recipe: Recipe, *, begins: bool = True) -> None:
         check_name(recipe.eval_dataset, "train")
 
 
-def check_model(reference: str) -> None:
-    """Raises ModelError if there is no such model here, nor on the hub; no weight is read, and no GGUF file dequantised."""
-    if find(reference) is None:
+def check_model(reference: str, weights: bool = True) -> None:
+    """Raises ModelError if there is no such model here, nor on the hub; no weight is read, and no GGUF file dequantised. weights:
+    see `find`."""
+    if find(reference, weights) is None:
         if is_bundled(reference):
             raise data_not_model(reference)
         check_on_hub(resolve(reference))

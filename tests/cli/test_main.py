@@ -157,6 +157,42 @@ def test_plan_shows_the_plan_loads_no_weight_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_plan_and_preview_need_no_weights_and_training_says_that_it_does(
+    tiny_model_folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert main(["plan", "model", rows]) == 0
+    assert main(["preview", "model", rows]) == 0
+    assert "GB predicted" in capsys.readouterr().out
+    assert main(["train", "model", rows]) == 2
+    assert "model has no .safetensors weights" in capsys.readouterr().err
+
+
+def test_a_plan_in_which_nothing_fits_ends_with_one(
+    tiny_model_folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", str(tiny_model_folder), rows, "--memory", "10MB"]) == 1
+    assert "nothing is sure to fit" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_gpu_that_is_elsewhere_can_be_planned_for_but_its_memory_must_be_told(
+    tiny_model_folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    arguments = ["plan", str(tiny_model_folder), rows, "--device", "cuda"]
+    assert main([*arguments, "--memory", "24GB"]) == 0
+    out = capsys.readouterr().out
+    for word in ("a GPU that is not here", "not known: it is measured on the GPU", "–  yes"):
+        assert word in out
+    assert main(arguments) == 2
+    assert "--memory 24GB" in capsys.readouterr().err
+    assert main(["train", *arguments[1:], "--memory", "24GB"]) == 2
+    assert "PyTorch sees no GPU here" in capsys.readouterr().err
+
+
 def test_train_leaves_a_whole_run_and_chat_opens_it(
     tiny_model_folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,13 +61,13 @@ class ModelSource:
         return folder.name if folder and folder.parent.name == "snapshots" else self.revision
 
 
-def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) -> ModelSource:
-    """Find the model a user means; a GGUF file is dequantised once into a cached folder.
+def resolve(reference: str, watch: Callable[[str], None] = lambda line: None, weights: bool = True) -> ModelSource:
+    """Find the model a user means; a GGUF file is dequantised once into a cached folder. weights: see `find`.
 
     Raises:
         ModelError: see `find`; or a GGUF file that cannot be read.
     """
-    place = find(reference)
+    place = find(reference, weights)
     if place is None:
         repo, _, revision = reference.partition("@")
         return ModelSource(repo, revision or None, repo)
@@ -77,8 +77,11 @@ def resolve(reference: str, watch: Callable[[str], None] = lambda line: None) ->
     return ModelSource(folder, None, BUNDLED[reference][2] if _is_bundled(reference) else folder)
 
 
-def find(reference: str) -> Path | None:
+def find(reference: str, weights: bool = True) -> Path | None:
     """The folder or the GGUF file on this machine that a user means; None for what can only be a hub id. Opens no weights.
+
+    Args:
+        weights: whether a folder must hold them. Config and tokenizer are enough to plan, and to look at rows.
 
     Raises:
         ModelError: nothing of that name here, not a model, pickled weights only, or an adapter instead of a model.
@@ -88,7 +91,7 @@ def find(reference: str) -> Path | None:
     if _is_bundled(reference):
         return _bundled_file(reference)
     if path.is_dir():
-        _check_folder(path)
+        _check_folder(path, weights)
         return path
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -136,7 +139,7 @@ def _beside(path: Path, wanted: Callable[[Path], bool]) -> list[str]:
     return [beside.name for beside in path.parent.iterdir() if wanted(beside)] if path.parent.is_dir() else []
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, needs_weights: bool) -> None:
     names = sorted(p.name for p in folder.iterdir())
     if "config.json" not in names:
         if "adapter_config.json" in names:
@@ -156,9 +159,10 @@ def _check_folder(folder: Path) -> None:
                 f"{folder} has its weights only as pickles ({pickles[0]}), which can run any code when opened.",
                 "Convert them to .safetensors where you trust them, or take another copy of the model.",
             )
-        raise ModelError(f"{folder} has no .safetensors weights.", "Download the model again.")
+        if needs_weights:
+            raise ModelError(f"{folder} has no .safetensors weights.", "Download the model again.")
     check_files(folder)
-    for index in folder.glob("*.safetensors.index.json"):
+    for index in folder.glob("*.safetensors.index.json") if needs_weights else ():
         _check_index(index)
 
 

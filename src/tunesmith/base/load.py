@@ -26,22 +26,32 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class ComputeType:
-    """device to run on, dtype to compute in, and why these."""
+    """device to run on, dtype to compute in, and why these. here: whether this machine has the device."""
 
     device: torch.device
     dtype: torch.dtype
     reason: str
+    here: bool = True
 
 
-def choose_compute(recipe: Recipe) -> ComputeType:
+def choose_compute(recipe: Recipe, elsewhere: bool = False) -> ComputeType:
     """Device and compute type for this machine: what the device has units for, never what it would emulate.
+
+    Args:
+        elsewhere: nothing will be computed: if there is no GPU here and the recipe says how much memory one has, it is meant.
 
     Raises:
         MachineError: a GPU is asked for and there is none.
     """
     cuda = torch.cuda.is_available()
     if recipe.device == "cuda" and not cuda:
-        raise MachineError("device is cuda, but PyTorch sees no GPU here.", "Use --device cpu, or install a CUDA build of torch.")
+        if elsewhere and recipe.memory_bytes:
+            dtype = torch.bfloat16 if recipe.dtype == "auto" else DTYPES[recipe.dtype]
+            return ComputeType(torch.device("cuda"), dtype, "of a GPU that is not here", here=False)
+        other = ", or say how much memory the GPU has that is meant: --memory 24GB" if elsewhere else ""
+        raise MachineError(
+            "device is cuda, but PyTorch sees no GPU here.", f"Use --device cpu, or install a CUDA build of torch{other}."
+        )
     device = torch.device("cuda" if cuda and recipe.device != "cpu" else "cpu")
     if recipe.dtype != "auto":
         return ComputeType(device, DTYPES[recipe.dtype], "asked for")

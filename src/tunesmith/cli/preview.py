@@ -48,7 +48,9 @@ def run(arguments: list[str]) -> int:
     with _Waiting() as waiting:
         for line in aliases:
             waiting.console.print(f"  {line}", style="dim", markup=False)
-        source = resolve(recipe.model_name_or_path, lambda line: waiting.console.print(f"  {line}", style="dim", markup=False))
+        source = resolve(
+            recipe.model_name_or_path, lambda line: waiting.console.print(f"  {line}", style="dim", markup=False), weights=False
+        )
         renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
         limit = context_of(positions_in(source), renderer.tokenizer)
         seen = preview(recipe, renderer, limit, options.rows, options.row, waiting, Cache(cache_dir() / "rows"))

@@ -151,16 +151,17 @@ def plan_table(job: Prepared) -> Table:
         "runs on": f"{job.compute.device}, computing in {str(job.compute.dtype).removeprefix('torch.')}: {job.compute.reason}",
         "way": f"{plan.chosen.way}: {plan.reason}",
         "memory": f"{plan.bytes / 1e9:.2f} GB predicted at the peak; {plan.available / 1e9:.1f} GB are {allowed}",
-        "time": f"{duration(plan.seconds)} of training predicted",
+        "time": f"{duration(plan.seconds)} of training predicted" if job.compute.here else "not known: it is measured on the GPU",
         "run folder": str(recipe.output_dir),
     }
     if recipe.load_in_4bit:
         loaded = footprint(job.shape, 4, job.compute.dtype.itemsize)
         prepared = kbit_prepared_footprint(job.shape, recipe.lora_r)
-        rows["base"] = f"{loaded:,} bytes as loaded; peft's k-bit preparation, not needed here, would make it {prepared:,}"
+        rows["base"] = f"{loaded:,} bytes as loaded; {prepared:,} if peft prepared it, which puts all that is not 4-bit in fp32"
     table = Table(title="The plan", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():
-        table.add_row(Text(key, "cyan", no_wrap=True), value if key == "tokens" else escape(value))
+        style = "" if plan.fits or key not in ("way", "memory") else "bold red"
+        table.add_row(Text(key, "cyan", no_wrap=True), value if key == "tokens" else escape(value), style=style)
     return table
 
 
@@ -204,10 +205,11 @@ def ways_table(job: Prepared) -> Group:
     for row in sorted(plan.rows, key=lambda row: row.seconds):
         if row != plan.chosen and any(o.bytes <= row.bytes and o.seconds < row.seconds for o in plan.rows):
             continue  # another way takes less of both
-        style = "bold green" if row == plan.chosen else "" if row.fits else "dim"
+        chosen = "bold green" if plan.fits else "bold red"
+        style = chosen if row == plan.chosen else "" if row.fits else "dim"
         table.add_row(
-            "→" if row == plan.chosen else "", str(row.way), f"{row.bytes / 1e9:.2f} GB", duration(row.seconds),
-            "yes" if row.fits else "no", style=style,
+            "→" if row == plan.chosen else "", str(row.way), f"{row.bytes / 1e9:.2f} GB",
+            duration(row.seconds) if job.compute.here else "–", "yes" if row.fits else "no", style=style,
         )  # fmt: skip
         names += f"{row.way}\n"
     told = {name: what for name, what in EXPLAINED.items() if name in names}

@@ -13,7 +13,7 @@ from tunesmith.kernels.fused_attention import MAX_ROTATED_INSIDE
 from tunesmith.plan.gpu_memory import predict_gpu_memory
 from tunesmith.plan.machine import available_bytes
 from tunesmith.plan.memory import Memory, Shape, predict_memory
-from tunesmith.plan.speed import Speed, measure_speed, step_seconds
+from tunesmith.plan.speed import UNSEEN, Speed, measure_speed, step_seconds
 from tunesmith.plan.way import Way, ways
 from tunesmith.recipe import Recipe
 
@@ -43,12 +43,16 @@ class Row:
 @dataclass(frozen=True)
 class Plan:
     """chosen: the way this run will take. rows: all ways the recipe leaves open. available: bytes that may be used.
-    reason: why this way."""
+    reason: why this way. fits: whether one of them is sure to."""
 
     chosen: Row
     rows: tuple[Row, ...]
     available: int
     reason: str
+
+    @property
+    def fits(self) -> bool:
+        return self.chosen.fits
 
     @property
     def keep(self) -> bool:
@@ -81,8 +85,9 @@ def make_plan(
         MachineError: what the recipe asks for contradicts itself or this machine.
     """
     available = recipe.memory_bytes or available_bytes(compute.device)
-    room = available if recipe.memory_bytes else SHARE_USED[compute.device.type] * available
-    speed = measure_speed(compute.device, compute.dtype, shape.hidden)
+    told = bool(recipe.memory_bytes) and compute.here  # of a GPU elsewhere all that it has is told
+    room = available if told else SHARE_USED[compute.device.type] * available
+    speed = measure_speed(compute.device, compute.dtype, shape.hidden) if compute.here else UNSEEN
     per_update = per_update or recipe.gradient_accumulation_steps
     rows = []
     for way in ways(recipe, compute.device.type == "cuda"):
@@ -108,7 +113,7 @@ def _memory(shape: Shape, recipe: Recipe, compute: ComputeType, packs: Sequence[
     size = compute.dtype.itemsize
     if compute.device.type == "cuda":
         tokens, labels = _padded(packs, *_micro_batch(recipe, packs, way), way)
-        inside = _rotates_inside(packs[0], shape, compute)  # as all do: the first decides
+        inside = compute.here and _rotates_inside(packs[0], shape, compute)  # as all do: the first decides
         return predict_gpu_memory(shape, recipe, tokens, labels, size, way, inside), 0
     tokens, _ = _micro_batch(recipe, packs, way)
     return predict_memory(shape, way.of(recipe), tokens, size, way.keep), PROCESS_BYTES

@@ -16,12 +16,16 @@ HOST_LINK = 20e9
 
 @dataclass(frozen=True)
 class Speed:
-    """flops: floating-point operations a second of matrix products. copy: bytes a second read and written in place.
+    """Of one device. flops: floating-point operations a second of matrix products. copy: bytes a second read and written in place.
     share: of a step that is matrix products."""
 
     flops: float
     copy: float
     share: float
+
+
+UNSEEN = Speed(100e12, 1e12, SHARE_OF_STEP["cuda"])
+"""Of a GPU that is not here: puts ways in their order, and is no time to be told."""
 
 
 def flops(shape: Shape, inputs: float, labels: float, checkpointing: bool = False) -> float:
