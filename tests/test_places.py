@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tunesmith.errors import ModelError, RunError
-from tunesmith.places import check_adapter, check_model, check_recipe, check_run
+from tunesmith.places import check_adapter, check_held_out, check_model, check_recipe, check_run
 from tunesmith.recipe import Recipe
 
 REFUSED = [
@@ -133,6 +135,21 @@ def test_a_run_that_was_begun_can_be_gone_on_with(here: Path) -> None:
             check_run(Path(name))
     with pytest.raises(RunError, match="There is no run none"):
         check_run(Path("none"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "held"),
+    [
+        ({"dataset_name": "rows.jsonl"}, False),
+        ({"dataset_name": "rows.jsonl", "val_size": 0.1}, True),
+        ({"dataset_name": "rows.jsonl", "eval_dataset": "held.jsonl"}, True),
+        ({"dataset_name": "yoda"}, True),
+    ],
+)
+def test_a_run_that_held_no_rows_out_is_told_from_its_settings(tmp_path: Path, settings: dict[str, object], held: bool) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    with nullcontext() if held else pytest.raises(RunError, match=r"held no rows out\. .*tunesmith compare"):
+        check_held_out(tmp_path)
 
 
 def test_data_in_the_place_of_a_model_are_told(here: Path) -> None:

@@ -202,6 +202,7 @@ WRONG: list[tuple[str, Any]] = [
     ("max_length", "long"),
     ("max_rows", 0),
     ("val_size", -1),
+    ("val_size", 1.5),
     ("num_train_epochs", 0),
     ("num_train_epochs", -3),
     ("max_steps", -2),

@@ -23,6 +23,7 @@ from tunesmith.events import Note, Progress, Watch
 from tunesmith.export.manifest import read_manifest
 from tunesmith.generate.compare import Comparison, compare, spread
 from tunesmith.generate.session import Session
+from tunesmith.places import held_none
 from tunesmith.recipe import Recipe
 from tunesmith.training.row_loss import row_losses
 from tunesmith.training.step import PackLoss, choose_loss
@@ -53,7 +54,7 @@ def held_out_rows(folder: Path, recipe: Recipe, renderer: Renderer, watch: Watch
     except DataError as error:
         raise RunError(f"The rows that {folder} held out cannot be read again. {error.what}", f"{error.fix} Or: {own}") from error
     if not data.questions:
-        raise RunError(f"{folder} held no rows out.", own)
+        raise held_none(folder)
     manifest = read_manifest(folder)
     same = {"held_out_sha256": fingerprint(data.questions), "data_sha256": data.facts.sha256}
     for name, found in same.items():  # the held-out rows themselves where they are known, or else the others

@@ -68,6 +68,19 @@ def check_adapter(folder: Path) -> None:
         raise no_adapter(folder)
 
 
+def check_held_out(folder: Path) -> None:
+    """Raises RunError if a run says that it held no rows out."""
+    if (folder / "run.yaml").is_file():
+        recipe = Recipe.of(Recipe.read(folder / "run.yaml"))
+        if not recipe.val_size and not recipe.eval_dataset and not is_bundled(recipe.dataset_name):
+            raise held_none(folder)
+
+
+def held_none(folder: Path) -> RunError:
+    """That a run has no rows to be judged by."""
+    return RunError(f"{folder} held no rows out.", f"Give rows of your own: tunesmith compare {folder} FILE.")
+
+
 def check_run(folder: Path) -> None:
     """Raises RunError if the folder is not that of a run, finished or not."""
     if folder.exists() and not (folder / "run.yaml").is_file():

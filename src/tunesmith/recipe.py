@@ -188,6 +188,13 @@ class Recipe(BaseModel):
             raise ValueError("it is less than a megabyte: add a unit, such as 6GB")
         return text
 
+    @field_validator("val_size")
+    @classmethod
+    def _share_or_count(cls, value: float) -> float:
+        if value > 1 and value % 1:
+            raise ValueError("a share is below 1, a count is whole")
+        return value
+
     @field_validator("output_dir")
     @classmethod
     def _at_home(cls, value: str | None) -> str | None:

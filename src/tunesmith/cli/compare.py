@@ -20,10 +20,12 @@ def run(arguments: list[str]) -> int:
         check_page(page, options.force, "compare.html")
 
     from tunesmith.data.sources import check_name
-    from tunesmith.places import check_adapter
+    from tunesmith.places import check_adapter, check_held_out
 
     check_adapter(Path(options.run))
-    if options.data is not None:
+    if options.data is None:
+        check_held_out(Path(options.run))
+    else:
         check_name(options.data)
 
     from tunesmith.api import load

@@ -140,7 +140,7 @@ def plan_table(job: Prepared) -> Table:
     cut = "nothing is cut" if not data.cut_rows else f"[bold red]{data.cut_rows} rows cut, {data.lost_tokens} answer tokens lost[/]"
     allowed = "allowed" if recipe.memory else "free"
     rows = {
-        "model": f"{job.source.base}, {job.shape.parameters / 1e6:,.0f} million parameters, {_stored(recipe)}",
+        "model": f"{_name(job)}, {job.shape.parameters / 1e6:,.0f} million parameters, {_stored(recipe)}",
         "data": f"{data.rows:,} rows to train on, {data.held_out:,} held out; {data.columns}",
         **({"left out": data.bad.describe()} if data.bad.count else {}),
         **({"to know": "; ".join(data.notes)} if data.notes else {}),
@@ -151,7 +151,7 @@ def plan_table(job: Prepared) -> Table:
         "runs on": f"{job.compute.device}, computing in {str(job.compute.dtype).removeprefix('torch.')}: {job.compute.reason}",
         "way": f"{plan.chosen.way}: {plan.reason}",
         "memory": f"{plan.bytes / 1e9:.2f} GB predicted at the peak; {plan.available / 1e9:.1f} GB are {allowed}",
-        "time": f"{duration(plan.seconds)} of training predicted" if job.compute.here else "not known: it is measured on the GPU",
+        "time": _time(job),
         "run folder": str(recipe.output_dir),
     }
     if recipe.load_in_4bit:
@@ -163,6 +163,18 @@ def plan_table(job: Prepared) -> Table:
         style = "" if plan.fits or key not in ("way", "memory") else "bold red"
         table.add_row(Text(key, "cyan", no_wrap=True), value if key == "tokens" else escape(value), style=style)
     return table
+
+
+def _name(job: Prepared) -> str:
+    """The model as it was named where that is a GGUF file, which is a folder of the cache by now."""
+    named = job.asked.model_name_or_path
+    return named if named.endswith(".gguf") else job.source.base
+
+
+def _time(job: Prepared) -> str:
+    if not job.compute.here:
+        return "not known: it is measured on the GPU"
+    return f"{duration(job.plan.seconds)} of training predicted, at the speed this machine has at the moment"
 
 
 def _stored(recipe: Recipe) -> str:
