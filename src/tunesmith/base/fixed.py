@@ -43,7 +43,7 @@ class FixedLinears:
         if group.kept is not None:
             y = F.linear(flat, group.kept, group.bias)
         else:
-            y = torch.cat([F.linear(flat, rows[:, : group.size]) for rows in group.weight()], dim=1)
+            y = torch.cat([F.linear(flat, rows) for rows in group.frozen()], dim=1)
             y = y if group.bias is None else y.add_(group.bias)
         if self.A is not None:
             y.addmm_(flat @ self.A.T, self.B)

@@ -1,6 +1,5 @@
 """peft's LoRA layers with the lean QLoRA linear inside: same parameters, same files, another forward."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,17 +86,27 @@ class LinearGroup:
     def weight(self) -> Iterator[Tensor]:
         """The stacked frozen weights as blocks of rows, in order: ``[N, K]``, on a GPU ``[N, K + room]`` with every lora_B as it is
         now behind its layer's rows."""
-        if self.wide is not None:
-            for factor, home in zip(self._factors(), self.homes):
-                if factor.data_ptr() != home.data_ptr():
-                    home.copy_(factor)
-            yield self.wide
+        if self.wide is None:
+            yield from self._made_anew(with_factors=True)
             return
-        firsts = itertools.accumulate(self.ranks, initial=0)
-        for member, first, factor in zip(self.members, firsts, self._factors()):
-            behind = Behind(self.room, first, factor) if _has_room(member.base_layer.weight) else None
-            for rows in _row_blocks(member.base_layer):
-                yield _dequantise(member.base_layer, self.dtype, rows, behind)
+        for member, home in zip(self.members, self.homes):
+            factor = self._factor(member)
+            if factor.data_ptr() != home.data_ptr():
+                home.copy_(factor)
+        yield self.wide
+
+    def frozen(self) -> Iterator[Tensor]:
+        """The same without any factor, ``[N, K]``, where they are not kept."""
+        return self._made_anew(with_factors=False)
+
+    def _made_anew(self, with_factors: bool) -> Iterator[Tensor]:
+        first = 0
+        for member, rank in zip(self.members, self.ranks):
+            layer = member.base_layer
+            behind = Behind(self.room, first, self._factor(member)) if with_factors and _has_room(layer.weight) else None
+            for rows in _row_blocks(layer):
+                yield _dequantise(layer, self.dtype, rows, behind)
+            first += rank
 
     def __call__(self, x: Tensor, member: int) -> Tensor:
         """Output of one member; all members' outputs are computed at the first call and handed out once each."""
@@ -146,9 +155,9 @@ class LinearGroup:
     def _ranks(self) -> list[int]:
         return [layer.lora_A[self.adapter].weight.shape[0] for layer in self.members]
 
-    def _factors(self) -> list[Tensor]:
-        """Every lora_B in the compute type."""
-        return [in_type(layer.lora_B[self.adapter].weight, self.dtype).detach() for layer in self.members]
+    def _factor(self, member: Any) -> Tensor:
+        """Its lora_B in the compute type."""
+        return in_type(member.lora_B[self.adapter].weight, self.dtype).detach()
 
     def _give_homes(self, wide: Tensor) -> None:
         """Tell every lora_B where its copy in the compute type is read: behind the columns of its own rows, if there is room."""
