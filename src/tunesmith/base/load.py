@@ -46,8 +46,9 @@ def choose_compute(recipe: Recipe, elsewhere: bool = False) -> ComputeType:
     cuda = torch.cuda.is_available()
     if recipe.device == "cuda" and not cuda:
         if elsewhere and recipe.memory_bytes:
-            dtype = torch.bfloat16 if recipe.dtype == "auto" else DTYPES[recipe.dtype]
-            return ComputeType(torch.device("cuda"), dtype, "of a GPU that is not here", here=False)
+            auto = recipe.dtype == "auto"
+            dtype, why = (torch.bfloat16, "taken to have bf16 units") if auto else (DTYPES[recipe.dtype], "as asked for")
+            return ComputeType(torch.device("cuda"), dtype, f"a GPU that is not here, {why}", here=False)
         other = ", or say how much memory the GPU has that is meant: --memory 24GB" if elsewhere else ""
         raise MachineError(
             "device is cuda, but PyTorch sees no GPU here.", f"Use --device cpu, or install a CUDA build of torch{other}."

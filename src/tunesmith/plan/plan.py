@@ -85,8 +85,7 @@ def make_plan(
         MachineError: what the recipe asks for contradicts itself or this machine.
     """
     available = recipe.memory_bytes or available_bytes(compute.device)
-    told = bool(recipe.memory_bytes) and compute.here  # of a GPU elsewhere all that it has is told
-    room = available if told else SHARE_USED[compute.device.type] * available
+    room = available if recipe.memory_bytes else SHARE_USED[compute.device.type] * available
     speed = measure_speed(compute.device, compute.dtype, shape.hidden) if compute.here else UNSEEN
     per_update = per_update or recipe.gradient_accumulation_steps
     rows = []
