@@ -2,7 +2,8 @@
 
 Triton hands a compiled kernel out before its module is loaded, and while it is being loaded there is a launcher but no
 function yet (3.6 … 3.9, ``CompiledKernel._init_handles``): a thread that launches it then fails. So loading has a lock here,
-which launching takes too. What takes long is done before: up to 3.6, half a second of a C compiler for the launcher.
+which launching takes too. Up to 3.6 it also
+guards the launcher's module, of which two loaded at once would be taken for each other: they all have one name.
 """
 
 import threading
@@ -33,7 +34,6 @@ class Kernel:
 
     def _compile(self, grid: Any, *arguments: Any, **options: Any) -> None:
         compiled = self.function.run(*arguments, grid=grid, warmup=True, **options)
-        triton.runtime.driver.active.launcher_cls(compiled.src, compiled.metadata)  # is in Triton's cache from now on
         with _LOADING:
             _ = compiled.run  # loads it
 
