@@ -55,7 +55,7 @@ def prepare_run(
         begins: see `check_recipe`. way: that it was begun in, which it keeps to so that every sum is the same.
         only_plan: nothing will be run, so that weights and a GPU may be elsewhere.
     """
-    check_recipe(recipe, begins=begins)
+    check_recipe(recipe, begins=begins and not only_plan)
     source = resolve(recipe.model_name_or_path, lambda line: watch(Note(line)), weights=not only_plan)
     shape = shape_of(source)
     names_among([name for name, _, _ in shape.linears], recipe.lora_target_modules)  # before the data is read

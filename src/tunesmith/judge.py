@@ -23,7 +23,7 @@ from tunesmith.events import Note, Progress, Watch
 from tunesmith.export.manifest import read_manifest
 from tunesmith.generate.compare import Comparison, compare, spread
 from tunesmith.generate.session import Session
-from tunesmith.places import held_none
+from tunesmith.places import held_none, own_rows
 from tunesmith.recipe import Recipe
 from tunesmith.training.row_loss import row_losses
 from tunesmith.training.step import PackLoss, choose_loss
@@ -43,7 +43,7 @@ def held_out_rows(folder: Path, recipe: Recipe, renderer: Renderer, watch: Watch
     Raises:
         RunError: it held none out, its data are gone, or they are not what they were.
     """
-    own = f"Give rows of your own: tunesmith compare {folder} FILE."
+    own = own_rows(folder)
 
     def told(done: int, total: int) -> None:
         watch(Progress("rows", done, total))

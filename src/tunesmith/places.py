@@ -8,7 +8,7 @@ from tunesmith.base.catalog import data_not_model, find, resolve
 from tunesmith.base.hub_model import check_on_hub
 from tunesmith.base.tokenizer import template_named
 from tunesmith.data.mixture import parts_of
-from tunesmith.data.sources import check_name, is_bundled
+from tunesmith.data.sources import brings_held_out, check_name, is_bundled
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.training.lock import holder_of
@@ -72,13 +72,18 @@ def check_held_out(folder: Path) -> None:
     """Raises RunError if a run says that it held no rows out."""
     if (folder / "run.yaml").is_file():
         recipe = Recipe.of(Recipe.read(folder / "run.yaml"))
-        if not recipe.val_size and not recipe.eval_dataset and not is_bundled(recipe.dataset_name):
+        if not recipe.val_size and not brings_held_out(recipe):
             raise held_none(folder)
 
 
 def held_none(folder: Path) -> RunError:
     """That a run has no rows to be judged by."""
-    return RunError(f"{folder} held no rows out.", f"Give rows of your own: tunesmith compare {folder} FILE.")
+    return RunError(f"{folder} held no rows out.", own_rows(folder))
+
+
+def own_rows(folder: Path) -> str:
+    """What to type where a run's held-out rows cannot be used."""
+    return f"Give rows of your own: tunesmith compare {folder} FILE."
 
 
 def check_run(folder: Path) -> None:

@@ -96,7 +96,7 @@ class LinearGroup:
         yield self.wide
 
     def frozen(self) -> Iterator[Tensor]:
-        """The same without any factor, ``[N, K]``, where they are not kept."""
+        """The same without any factor, ``[N, K]``, always made anew: for weights that are not kept."""
         return self._made_anew(with_factors=False)
 
     def _made_anew(self, with_factors: bool) -> Iterator[Tensor]:
@@ -185,7 +185,7 @@ class LinearGroup:
 
 
 def _has_room(weight: Tensor) -> bool:
-    """Whether factors stand behind it: where it is now, for it may be one that is streamed."""
+    """Whether factors stand behind it: on a GPU."""
     return weight.is_cuda
 
 
@@ -210,6 +210,7 @@ def _dequantise(
 ) -> Tensor:  # fmt: skip
     """Rows of a linear's weight in this type, ``[n, K]``, and what stands behind them; or into out ``[n, K]``, any stride between
     its rows."""
+    assert behind is None or out is None
     weight, size = layer.weight, layer.in_features
     packed = isinstance(layer, bnb.nn.Linear4bit)
     if packed and weight.is_cuda and weight.quant_state.quant_type == "nf4":

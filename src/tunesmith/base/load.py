@@ -35,7 +35,7 @@ class ComputeType:
 
 
 def choose_compute(recipe: Recipe, elsewhere: bool = False) -> ComputeType:
-    """Device and compute type for this machine: what the device has units for, never what it would emulate.
+    """Device and compute type: what the device has units for, never what it would emulate.
 
     Args:
         elsewhere: nothing will be computed: if there is no GPU here and the recipe says how much memory one has, it is meant.

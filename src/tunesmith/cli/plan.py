@@ -12,6 +12,6 @@ def run(arguments: list[str]) -> int:
     from tunesmith.job import prepare_run
 
     with Show(aliases) as show:
-        job, _ = prepare_run(recipe, show, begins=False, only_plan=True)
+        job, _ = prepare_run(recipe, show, only_plan=True)
     console.print(ways_table(job))
     return 0 if job.plan.fits else 1

@@ -47,10 +47,8 @@ def run(arguments: list[str]) -> int:
     console = Console(highlight=False)
     with _Waiting() as waiting:
         for line in aliases:
-            waiting.console.print(f"  {line}", style="dim", markup=False)
-        source = resolve(
-            recipe.model_name_or_path, lambda line: waiting.console.print(f"  {line}", style="dim", markup=False), weights=False
-        )
+            waiting.tell(line)
+        source = resolve(recipe.model_name_or_path, waiting.tell, weights=False)
         renderer = Renderer(load_tokenizer(source, recipe.chat_template), recipe.assistant_only_loss)
         limit = context_of(positions_in(source), renderer.tokenizer)
         seen = preview(recipe, renderer, limit, options.rows, options.row, waiting, Cache(cache_dir() / "rows"))
@@ -131,6 +129,10 @@ class _Waiting:
     def __exit__(self, *error: object) -> None:
         if self.what:  # a bar that never ran would print an empty line
             self.bar.stop()
+
+    def tell(self, line: str) -> None:
+        """A line beside the bar."""
+        self.console.print(f"  {line}", style="dim", markup=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if time.monotonic() - self.start < 1 or not sys.stderr.isatty():

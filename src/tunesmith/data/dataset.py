@@ -18,7 +18,7 @@ from tunesmith.data.formats import Conversation, to_conversations
 from tunesmith.data.mixture import check_used, open_data, times
 from tunesmith.data.packing import PackedRows
 from tunesmith.data.render import Example, Renderer, cut
-from tunesmith.data.sources import Row, is_bundled, load_rows
+from tunesmith.data.sources import Row, brings_held_out, is_bundled, load_rows
 from tunesmith.data.stream import ShardFacts, Shards, Stream
 from tunesmith.data.tokenise import Read, Tokenised, digest, tokenise
 from tunesmith.errors import DataError
@@ -152,7 +152,7 @@ def _check_trained(packed: PackedRows, trained: int, stops: set[int], max_length
 
 def _drawn(recipe: Recipe, made: Tokenised) -> list[int]:
     """The numbers of the conversations that the seed holds out."""
-    if _has_own_eval(recipe):
+    if brings_held_out(recipe):
         return []
     share = recipe.val_size * made.conversations
     count = max(round(share), int(share > 0)) if recipe.val_size < 1 else int(recipe.val_size)
@@ -163,16 +163,11 @@ def _drawn(recipe: Recipe, made: Tokenised) -> list[int]:
     return sorted(random.Random(recipe.seed).sample(range(made.conversations), count))
 
 
-def _has_own_eval(recipe: Recipe) -> bool:
-    """Whether held-out rows come from elsewhere: a file of their own, or the bundled test split."""
-    return bool(recipe.eval_dataset) or (is_bundled(recipe.dataset_name) and not recipe.val_size)
-
-
 def _held_out(
     recipe: Recipe, renderer: Renderer, made: Tokenised, chosen: Sequence[int]
 ) -> tuple[list[Example], list[Conversation], tuple[str, ...]]:
     """Held-out examples and their conversations, and what the user should know of them."""
-    if _has_own_eval(recipe):
+    if brings_held_out(recipe):
         name, split = (recipe.eval_dataset, "train") if recipe.eval_dataset else (recipe.dataset_name, "test")
         bad = BadRows(recipe.on_bad_row)
         rows = load_rows(name, split, bad=bad)

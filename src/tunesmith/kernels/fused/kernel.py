@@ -2,8 +2,8 @@
 
 Triton hands a compiled kernel out before its module is loaded, and while it is being loaded there is a launcher but no
 function yet (3.6 … 3.9, ``CompiledKernel._init_handles``): a thread that launches it then fails. So loading has a lock here,
-which launching takes too. Up to 3.6 it also
-guards the launcher's module, of which two loaded at once would be taken for each other: they all have one name.
+which launching takes too. Up to 3.6 it also guards the launchers' modules: they all have one name, and two that are loaded at
+once could be taken for each other.
 """
 
 import threading

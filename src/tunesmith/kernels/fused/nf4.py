@@ -33,7 +33,7 @@ def dequantise(
         weight: packed, two values a byte, the first in the high half; any shape and storage type, contiguous.
         quant_state: bitsandbytes' ``QuantState`` of type nf4, its tensors (offset too) on the weight's device.
         dtype: of the result. out: ``[N, K]`` of that type to write into, any stride between rows; with columns behind it, those
-            too. rows: only these, which must begin at a quantisation block.
+            too. rows: only these, which must begin at a quantisation block. behind: what stands behind the whole weight.
     """
     assert quant_state.quant_type == "nf4"
     size = quant_state.shape[1]

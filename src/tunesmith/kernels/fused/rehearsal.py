@@ -25,9 +25,9 @@ from tunesmith.kernels.fused_attention import rotates_inside
 from tunesmith.kernels.segments import Segments
 
 ROWS = 32
-COMPILING = 8
-"""Threads that compile. Many more wait for the interpreter rather than work: on 16 cores, 26 kernels took 8.2 s with one, 2.6 s
-with four, 2.9 s with eight and 4.3 s with twenty, and what other programs do (ptxas, a C compiler) is not held up by it."""
+COMPILING = 4
+"""Threads that compile. More wait for the interpreter rather than work: on 16 cores, 26 kernels took 8.2 s with one, 2.6 s with
+four, 2.9 s with eight and 4.3 s with twenty."""
 SHORT_TURN = 5e-4
 """Seconds that one of many compiling threads may keep the interpreter while another waits for it, the one that reads the model
 above all: with Python's own 5 ms each of its waits would take a tenth of a second."""
