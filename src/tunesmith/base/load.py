@@ -15,6 +15,7 @@ import torch
 from tunesmith.base.catalog import ModelSource
 from tunesmith.base.default_dtype import fp32_by_default
 from tunesmith.base.hub_model import not_given
+from tunesmith.base.quantise import quantise_on
 from tunesmith.base.quantised import copy_of, store
 from tunesmith.base.stream import stream_layers
 from tunesmith.errors import MachineError, ModelError
@@ -82,10 +83,11 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     """
     stream = recipe.offload_base == "always" and compute.device.type == "cuda"
     device = torch.device("cpu") if stream else compute.device
-    copy = copy_of(source, recipe, compute.dtype, device.type)
+    copy = copy_of(source, recipe, compute.dtype, compute.device.type)
     model = _from_copy(copy, source, recipe, compute.dtype, device) if copy is not None else None
     if model is None:
-        model = _from_pretrained(source.path, source, recipe, compute.dtype, device)
+        with quantise_on(compute.device):
+            model = _from_pretrained(source.path, source, recipe, compute.dtype, device)
         if copy is not None:
             store(model, copy)
     for module in model.modules():

@@ -2,8 +2,7 @@
 
 Triton hands a compiled kernel out before its module is loaded, and while it is being loaded there is a launcher but no
 function yet (3.6 … 3.9, ``CompiledKernel._init_handles``): a thread that launches it then fails. So loading has a lock here,
-which launching takes too. Up to 3.6 it also guards the launchers' modules: they all have one name, and two that are loaded at
-once could be taken for each other.
+which launching takes too; what takes long is done before.
 """
 
 import threading
@@ -13,6 +12,8 @@ from functools import partial
 from typing import Any
 
 import triton
+
+from tunesmith.kernels.fused.launchers import build_launcher
 
 _LOADING = threading.RLock()
 _THREAD = threading.local()
@@ -34,6 +35,7 @@ class Kernel:
 
     def _compile(self, grid: Any, *arguments: Any, **options: Any) -> None:
         compiled = self.function.run(*arguments, grid=grid, warmup=True, **options)
+        build_launcher(compiled)
         with _LOADING:
             _ = compiled.run  # loads it
 
