@@ -45,13 +45,16 @@ class CounterSide:
         """``dB = dyᵀ xA``, ``[n, r]`` of this type, of one member: dy ``[T, n]``, xA ``[T, r]``."""
         return dy.T @ xA if dy.dtype == dtype else torch.mm(dy.T, xA, out_dtype=dtype)
 
-    def input_gradients(self, t: Tensor, x: Tensor, A: Tensor, scale: float, dx: Tensor | None) -> Tensor:
-        """``dA = s tᵀ drop(x)``, ``[R, K]``; adds ``s drop(t A)`` to dx ``[T, K]`` if there is one. t: ``dy B``, ``[T, R]``."""
-        if dx is not None and self.p == 0:
-            dx.addmm_(t, A, alpha=scale)
-        elif dx is not None:
-            dx.add_(self._drop(t @ A), alpha=scale)
+    def input_gradient(self, t: Tensor, x: Tensor, scale: float) -> Tensor:
+        """``dA = s tᵀ drop(x)``, ``[R, K]``, from t ``[T, R]``, which is ``dy B``."""
         return (t.T @ self._drop(x)).mul_(scale)
+
+    def spread(self, t: Tensor, A: Tensor, scale: float, dx: Tensor) -> None:
+        """Adds ``s drop(t A)`` to dx ``[T, K]``."""
+        if self.p == 0:
+            dx.addmm_(t, A, alpha=scale)
+        else:
+            dx.add_(self._drop(t @ A), alpha=scale)
 
     def mask(self) -> Tensor:
         """Which elements are kept, bool ``[T, K]``."""
@@ -76,7 +79,12 @@ class _Fused(CounterSide):
 
         return output_side.output_gradient(dy, xA, dtype) if dy.stride(1) == 1 else super().output_gradient(dy, xA, dtype)
 
-    def input_gradients(self, t: Tensor, x: Tensor, A: Tensor, scale: float, dx: Tensor | None) -> Tensor:
+    def input_gradient(self, t: Tensor, x: Tensor, scale: float) -> Tensor:
         from tunesmith.kernels.fused import input_side
 
-        return input_side.input_gradients(t, x, A, scale, dx, self.p, self.seed, self.salt)
+        return input_side.input_gradient(t, x, scale, self.p, self.seed, self.salt)
+
+    def spread(self, t: Tensor, A: Tensor, scale: float, dx: Tensor) -> None:
+        from tunesmith.kernels.fused import input_side
+
+        input_side.spread(t, A, dx, scale, self.p, self.seed, self.salt)

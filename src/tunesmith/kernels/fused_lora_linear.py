@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.at_once import at_once
 from tunesmith.kernels.columns import add_products
 from tunesmith.kernels.counter_side import CounterSide
 from tunesmith.kernels.factors import Weight, room, stacked
@@ -62,7 +63,11 @@ class FusedLoraLinear(torch.autograd.Function):
         add_products(wide, grads, (W[:, first:] for W in ctx.weight()), beta=0)
         dx = wide[:, :size] if first == 0 else None
         t = wide[:, size - first : size - first + sum(ranks)]
-        grad_A = ctx.side.input_gradients(t, x, ctx.A, ctx.scaling, dx)
+        grads_B, grad_A, _ = at_once(
+            x.device,
+            lambda: [ctx.side.output_gradient(dy, part, b.dtype) for dy, part, b in zip(grads, xA.split(ranks, 1), lora_B)],
+            lambda: ctx.side.input_gradient(t, x, ctx.scaling),
+            lambda: None if dx is None else ctx.side.spread(t, ctx.A, ctx.scaling, dx),
+        )
         grads_A = [g.to(a.dtype) for g, a in zip(grad_A.split(ranks), lora_A)]
-        grads_B = [ctx.side.output_gradient(dy, part, b.dtype) for dy, part, b in zip(grads, xA.split(ranks, 1), lora_B)]
         return (dx, None, None, None, None, None, *grads_A, *grads_B)

@@ -56,7 +56,7 @@ class GraphUpdate:
         self.ladder = Ladder.through(first)
         self.device = next(iter(parameters.values())).device
         self.compute, self.max_norm = compute, recipe.max_grad_norm or math.inf
-        self.stream = torch.cuda.Stream(self.device)
+        self.stream = torch.cuda.Stream(self.device, priority=-1)  # before what `at_once` puts beside it
         self.pool = torch.cuda.graph_pool_handle()
         self.seed = start_seed(self.device, recipe.seed)
         self.sums = torch.zeros(2, device=self.device)  # sum of losses, norm of the gradient

@@ -30,7 +30,7 @@ def _drawn(p, device):
 
 
 def _agree_on_inputs(agree, shape, device, dtype, p):
-    """Both products that read x, against their plain twins."""
+    """The products on the side of the inputs, against their plain twins."""
     x, t, A = _inputs(shape, device, dtype)
     keep = _keep(shape, p, device)
     tokens, size, rank = shape
@@ -43,13 +43,13 @@ def _agree_on_inputs(agree, shape, device, dtype, p):
     agree(projected, input_side.project_plain(x, A, keep, 0.5))
     beside = torch.randn(tokens, size + 5, device=device).to(dtype)
     dx, given = beside[:, :size], beside.clone()
-    plain_A, plain_dx = input_side.input_gradients_plain(t, x, A, dx, keep, 0.5)
-    grad_A = input_side.input_gradients(t, x, A, 0.5, dx, *_drawn(p, device))
-    assert grad_A.dtype == torch.float32
-    agree(grad_A, plain_A)
+    plain_dx = input_side.spread_plain(t, A, dx, keep, 0.5)
+    input_side.spread(t, A, dx, 0.5, *_drawn(p, device))
     agree(dx, plain_dx)
     assert torch.equal(beside[:, size:], given[:, size:]), "it wrote beside its columns"
-    assert torch.equal(grad_A, input_side.input_gradients(t, x, A, 0.5, None, *_drawn(p, device)))
+    grad_A = input_side.input_gradient(t, x, 0.5, *_drawn(p, device))
+    assert grad_A.dtype == torch.float32
+    agree(grad_A, input_side.input_gradient_plain(t, x, keep, 0.5))
 
 
 def _agree_on_outputs(agree, shape, device, dtype):
@@ -96,8 +96,8 @@ def test_wide_factors_are_rounded_to_the_type_of_x(device, agree):
     keep = _keep((7, 100), 0.0, device)
     agree(input_side.project(x, A)[1], input_side.project_plain(x, A, keep))
     dx = torch.zeros_like(x)
-    input_side.input_gradients(t, x, A, dx=dx)
-    agree(dx, input_side.input_gradients_plain(t, x, A, torch.zeros_like(x), keep)[1])
+    input_side.spread(t, A, dx)
+    agree(dx, input_side.spread_plain(t, A, torch.zeros_like(x), keep))
 
 
 @pytest.mark.parametrize("size", [96, 101])
@@ -107,13 +107,11 @@ def test_all_functions_draw_one_mask(device, size):
     drawn = 0.4, torch.tensor([8], device=device), 3
     ones, eye = torch.ones(tokens, size, device=device), torch.eye(size, device=device)
     dx = torch.zeros(tokens, size, device=device)
-    input_side.input_gradients(torch.ones(tokens, 1, device=device), ones, torch.ones(1, size, device=device), 1.0, dx, *drawn)
+    input_side.spread(torch.ones(tokens, 1, device=device), torch.ones(1, size, device=device), dx, 1.0, *drawn)
     masks = [
         dropout.drop(ones, *drawn),
         input_side.project(ones, eye, 1.0, *drawn)[1],
-        input_side.input_gradients(
-            torch.eye(tokens, device=device), ones, torch.ones(tokens, size, device=device), 1.0, None, *drawn
-        ),
+        input_side.input_gradient(torch.eye(tokens, device=device), ones, 1.0, *drawn),
         dx,
     ]
     expected = dropout.keep_plain(tokens, size, 0.4, 8, 3).float()
@@ -129,7 +127,8 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
 
     def products():
         dx = torch.zeros_like(x)
-        grad_A = input_side.input_gradients(t, x, A, 0.5, dx, 0.3, seed, SALT)
+        input_side.spread(t, A, dx, 0.5, 0.3, seed, SALT)
+        grad_A = input_side.input_gradient(t, x, 0.5, 0.3, seed, SALT)
         return input_side.project(x, A, 1.0, 0.3, seed, SALT)[1], grad_A, dx, output_side.output_gradient(x, xA, torch.float32)
 
     products()
@@ -142,7 +141,8 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
         keep = dropout.keep_plain(*shape[:2], 0.3, value, SALT).cuda()
         expected = (
             input_side.project_plain(x, A, keep),
-            *input_side.input_gradients_plain(t, x, A, torch.zeros_like(x), keep, 0.5),
+            input_side.input_gradient_plain(t, x, keep, 0.5),
+            input_side.spread_plain(t, A, torch.zeros_like(x), keep, 0.5),
             output_side.output_gradient_plain(x, xA),
         )
         for mine, plain in zip(outputs, expected):

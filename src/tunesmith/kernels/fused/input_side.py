@@ -2,8 +2,9 @@
 
 Hu et al. 2021 (arXiv 2106.09685). With the keep-mask M of `dropout`, drawn again in each, never scaled:
 
-    project            xA = s drop(x) Aᵀ, and x with xA behind it      on the way forward
-    input_gradients    dA = s tᵀ drop(x),  dx + s drop(t A)            one draw of the mask serves both
+    project           xA = s drop(x) Aᵀ, and x with xA behind it      on the way forward
+    input_gradient    dA = s tᵀ drop(x)
+    spread            dx + s drop(t A)
 
 Legend: T tokens, K features, R the sum of ranks of linears that share x (at most 128; padded inside to a power of two of 16
 or more), t ``[T, R]`` the rank side's gradient. Products are of x's type with fp32 sums.
@@ -21,7 +22,8 @@ from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, 
 from tunesmith.kernels.fused.tile import Tile, padded_rank, unroll, widen
 
 PROJECT = Tile(32, 64, 4, 4, 256, 256)
-INPUT = Tile(32, 64, 4, 3, 512, 128)
+INPUT = Tile(32, 64, 4, 3, 1024, 64)
+SPREAD = Tile(32, 64, 4, 3)
 
 
 def project(
@@ -34,7 +36,8 @@ def project(
         p, seed, salt: as in `dropout.drop`; p = 0 draws no mask and needs no seed.
     """
     (tokens, size), rank = x.shape, A.shape[0]
-    ranks = padded_rank(x, A, rank)
+    ranks = padded_rank(x, rank)
+    assert A.is_contiguous()
     tile = PROJECT.of(x)
     tiles = triton.cdiv(tokens, tile.tokens)
     steps, splits = shares(size, tiles, tile.columns, tile.least, tile.programs)
@@ -50,33 +53,38 @@ def project(
     return wide, out
 
 
-def input_gradients(
-    t: Tensor, x: Tensor, A: Tensor, scale: float = 1.0, dx: Tensor | None = None,
-    p: float = 0.0, seed: Tensor | None = None, salt: int = 0,
-) -> Tensor:  # fmt: skip
-    """``scale · tᵀ drop(x)``, ``[R, K]`` fp32; adds ``scale · drop(t A)`` to dx; the other arguments as in `project`.
-
-    Args:
-        t: ``[T, R]``; dx: ``[T, K]`` or None. Both of x's type, any stride between rows.
-    """
+def input_gradient(t: Tensor, x: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> Tensor:
+    """``scale · tᵀ drop(x)``, ``[R, K]`` fp32, from t ``[T, R]`` of x's type, any stride between rows; else as `project`."""
     (tokens, size), rank = x.shape, t.shape[1]
-    ranks = padded_rank(x, A, rank)
+    ranks = padded_rank(x, rank)
     assert t.dtype == x.dtype
     assert t.stride(1) == 1
-    assert dx is None or (dx.shape == x.shape and dx.dtype == x.dtype and dx.stride(1) == 1)
     tile = INPUT.of(x)
     tiles = triton.cdiv(size, tile.columns)
     steps, splits = shares(tokens, tiles, tile.tokens, tile.least, tile.programs)
     sums = torch.empty(splits, rank, size, dtype=torch.float32, device=x.device)
     grad_A = torch.empty(rank, size, dtype=torch.float32, device=x.device)
-    change = x if dx is None else dx
-    _input_gradients[(tiles, splits)](
-        t, x, A, grad_A, change, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), change.stride(0),
-        steps, scale, x if seed is None else seed, salt, threshold(p),
-        ADD=dx is not None, DROP=p > 0, WIDEN=widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks,
-        UNROLL=unroll(ranks), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    _input_gradient[(tiles, splits)](
+        t, x, grad_A, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), steps, scale,
+        x if seed is None else seed, salt, threshold(p),
+        DROP=p > 0, WIDEN=widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, UNROLL=unroll(ranks),
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return grad_A
+
+
+def spread(t: Tensor, A: Tensor, dx: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> None:
+    """Adds ``scale · drop(t A)`` to dx ``[T, K]``, of t's type, any stride between rows; else as `project`."""
+    (tokens, size), rank = dx.shape, A.shape[0]
+    assert dx.dtype == t.dtype
+    assert dx.stride(1) == t.stride(1) == 1
+    assert A.is_contiguous()
+    tile = SPREAD.of(dx)
+    _spread[(triton.cdiv(tokens, tile.tokens), triton.cdiv(size, tile.columns))](
+        t, A, dx, tokens, size, rank, t.stride(0), dx.stride(0), scale, dx if seed is None else seed, salt, threshold(p),
+        DROP=p > 0, WIDEN=widen(dx), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=padded_rank(dx, rank),
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
 
 
 def project_plain(x: Tensor, A: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
@@ -84,12 +92,14 @@ def project_plain(x: Tensor, A: Tensor, keep: Tensor, scale: float = 1.0) -> Ten
     return (scale * ((x * keep).float() @ A.to(x.dtype).float().T)).to(x.dtype)
 
 
-def input_gradients_plain(
-    t: Tensor, x: Tensor, A: Tensor, dx: Tensor, keep: Tensor, scale: float = 1.0
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The plain twin of `input_gradients`: dA, and what dx is then."""
-    change = scale * keep * (t.float() @ A.to(t.dtype).float())
-    return scale * (t.float().T @ (x * keep).float()), (dx.float() + change).to(t.dtype)
+def input_gradient_plain(t: Tensor, x: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
+    """The plain twin of `input_gradient`."""
+    return scale * (t.float().T @ (x * keep).float())
+
+
+def spread_plain(t: Tensor, A: Tensor, dx: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
+    """What dx is after `spread`."""
+    return (dx.float() + scale * keep * (t.float() @ A.to(t.dtype).float())).to(t.dtype)
 
 
 @kernel(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
@@ -135,19 +145,16 @@ def _project(
 
 
 @kernel(do_not_specialize=["tokens", "steps", "scale", "salt", "threshold"])
-def _input_gradients(
-    t, x, A, grad_A, dx, sums, arrivals, tokens, size, rank, t_stride, x_stride, dx_stride, steps, scale, seed, salt, threshold,
-    ADD: tl.constexpr, DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
-    RANKS: tl.constexpr, UNROLL: tl.constexpr,
+def _input_gradient(
+    t, x, grad_A, sums, arrivals, tokens, size, rank, t_stride, x_stride, steps, scale, seed, salt, threshold,
+    DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     share, splits = tl.program_id(1), tl.num_programs(1)
     r = tl.arange(0, RANKS)
     cell = r[:, None] * size + column[None, :]
     inside = (r < rank)[:, None] & (column < size)[None, :]
-    factor = tl.load(A + cell, inside, 0.0).to(x.dtype.element_ty)
-    if WIDEN:
-        factor = factor.to(tl.float32)
     if DROP:
         key = tl.load(seed)
         group = tl.program_id(0) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
@@ -155,8 +162,7 @@ def _input_gradients(
     for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(tokens, TOKENS))):
         row = step * TOKENS + tl.arange(0, TOKENS)
         line = row.to(tl.int64)[:, None]
-        here = (row < tokens)[:, None] & (column < size)[None, :]
-        values = tl.load(x + line * x_stride + column[None, :], here, 0.0)
+        values = tl.load(x + line * x_stride + column[None, :], (row < tokens)[:, None] & (column < size)[None, :], 0.0)
         slope = tl.load(t + line * t_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
         if WIDEN:
             values, slope = values.to(tl.float32), slope.to(tl.float32)
@@ -164,13 +170,6 @@ def _input_gradients(
             keep = keep_tile(key, salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
             values = tl.where(keep, values, 0.0)
         total = tl.dot(tl.trans(slope), values, total, input_precision="ieee")
-        if ADD:
-            spread = tl.dot(slope, factor, input_precision="ieee") * scale
-            if DROP:
-                spread = tl.where(keep, spread, 0.0)
-            place = dx + line * dx_stride + column[None, :]
-            spread += tl.load(place, here, 0.0).to(tl.float32)
-            tl.store(place, spread.to(dx.dtype.element_ty), here)
     total *= scale
     if splits > 1:
         tl.store(sums + (share * rank).to(tl.int64) * size + cell, total, inside)
@@ -178,3 +177,28 @@ def _input_gradients(
             tl.store(grad_A + cell, sum_shares(sums, cell, inside, splits, rank * size, UNROLL), inside)
     else:
         tl.store(grad_A + cell, total, inside)
+
+
+@kernel(do_not_specialize=["tokens", "scale", "salt", "threshold"])
+def _spread(
+    t, A, dx, tokens, size, rank, t_stride, dx_stride, scale, seed, salt, threshold,
+    DROP: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    r = tl.arange(0, RANKS)
+    line = row.to(tl.int64)[:, None]
+    here = (row < tokens)[:, None] & (column < size)[None, :]
+    place = dx + line * dx_stride + column[None, :]
+    before = tl.load(place, here, 0.0)
+    slope = tl.load(t + line * t_stride + r[None, :], (row < tokens)[:, None] & (r < rank)[None, :], 0.0)
+    factor = tl.load(A + r[:, None] * size + column[None, :], (r < rank)[:, None] & (column < size)[None, :], 0.0)
+    factor = factor.to(slope.dtype)
+    if WIDEN:
+        slope, factor = slope.to(tl.float32), factor.to(tl.float32)
+    change = tl.dot(slope, factor, input_precision="ieee") * scale
+    if DROP:
+        group = tl.program_id(1) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
+        keep = keep_tile(tl.load(seed), salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
+        change = tl.where(keep, change, 0.0)
+    tl.store(place, (before.to(tl.float32) + change).to(dx.dtype.element_ty), here)

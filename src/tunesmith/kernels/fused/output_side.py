@@ -12,7 +12,7 @@ from torch import Tensor
 from tunesmith.kernels.fused.kernel import kernel
 from tunesmith.kernels.fused.tile import Tile, padded_rank, widen
 
-OUTPUT = Tile(128, 64, 4, 3)
+OUTPUT = Tile(128, 64, 4, 2)
 
 
 def output_gradient(dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:
@@ -23,7 +23,7 @@ def output_gradient(dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:
     grad_B = torch.empty(size, rank, dtype=dtype, device=dy.device)
     _gradient_b[(triton.cdiv(size, tile.columns),)](
         dy, xA, grad_B, tokens, size, rank, dy.stride(0), xA.stride(0),
-        WIDEN=widen(dy), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=padded_rank(dy, grad_B, rank),
+        WIDEN=widen(dy), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=padded_rank(dy, rank),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return grad_B

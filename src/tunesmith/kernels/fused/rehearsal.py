@@ -127,8 +127,8 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
         ranks = members * widths.rank
         A, wide = rows(ranks, widths.hidden), rows(ROWS, widths.hidden + room(ranks))
         dx, t = wide[:, : widths.hidden], wide[:, widths.hidden :][:, :ranks]
-        for change in (dx, None):  # of the first layer's input no gradient is wanted
-            yield partial(input_side.input_gradients, t, x, A, 0.5, change, p, seed)
+        yield partial(input_side.input_gradient, t, x, 0.5, p, seed)
+        yield partial(input_side.spread, t, A, dx, 0.5, p, seed)
         yield partial(output_side.output_gradient, dy, rows(ROWS, ranks)[:, : widths.rank], torch.float32)
         if widths.dropout:
             yield partial(input_side.project, x, A, 0.5, p, seed)

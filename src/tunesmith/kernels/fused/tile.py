@@ -23,11 +23,10 @@ class Tile:
         return self if x.element_size() == 2 else Tile(32, 32, 8, self.stages, self.programs, self.least)
 
 
-def padded_rank(x: Tensor, thin: Tensor, rank: int) -> int:
+def padded_rank(x: Tensor, rank: int) -> int:
     """The padded rank, a power of two."""
     assert rank <= 128
     assert x.stride(1) == 1
-    assert thin.is_contiguous()
     return max(16, triton.next_power_of_2(rank))
 
 
