@@ -185,7 +185,7 @@ def test_a_gpu_that_is_elsewhere_can_be_planned_for_but_its_memory_must_be_told(
     arguments = ["plan", str(tiny_model_folder), rows, "--device", "cuda"]
     assert main([*arguments, "--memory", "24GB"]) == 0
     out = capsys.readouterr().out
-    for word in ("a GPU that is not here", "not known: it is measured on the GPU", "–  yes"):
+    for word in ("a GPU that is not here", "not known: it is measured on the GPU", "going by its arithmetic", "–  yes"):
         assert word in out
     assert main(arguments) == 2
     assert "--memory 24GB" in capsys.readouterr().err

@@ -59,6 +59,12 @@ def test_a_rank_beyond_what_vllm_holds_is_said() -> None:
     assert "vLLM no: rank 600 is more than the 512 it can hold" in compatibility(having(r=600))
 
 
+def test_vllm_takes_no_adapter_over_a_gguf_file_that_is_all_there_is_of_the_base() -> None:
+    alone = replace(PLAIN, base=None, gguf=True)
+    assert "vLLM no: the base is a GGUF file; merge it (tunesmith merge)" in compatibility(alone)
+    assert "vLLM yes" in compatibility(replace(alone, base="org/base"))
+
+
 def test_a_family_without_gguf_names_and_one_that_is_not_known() -> None:
     assert "llama.cpp no: models of type mamba have no GGUF names here" in compatibility(replace(PLAIN, family="mamba", gguf=False))
     assert "llama.cpp yes" in compatibility(replace(PLAIN, family=None))
@@ -83,7 +89,7 @@ def test_what_is_exported_only_with_a_gguf_base_goes_to_ollama_as_an_adapter() -
 
 
 def test_a_base_on_no_hub_is_said_wherever_it_is_needed() -> None:
-    for use in runtimes(replace(PLAIN, base=None, base_name="tiny model"))[:2]:
+    for use in runtimes(replace(PLAIN, base=None, base_name="tiny model", gguf=False))[:2]:
         assert "tiny model" in use.why
         assert "is on no hub" in use.why
 

@@ -100,7 +100,7 @@ def _transformers(adapter: Shipped) -> Runtime:
 
 
 def _vllm(adapter: Shipped) -> Runtime:
-    rank, lacks = rank_of(adapter.config), not_for_vllm(adapter.config)
+    rank, lacks = rank_of(adapter.config), not_for_vllm(adapter.config, adapter.gguf and adapter.base is None)
     if lacks:
         return Runtime("vLLM", False, f"{listed(lacks)}; merge it (tunesmith merge) and serve the merged model", ())
     room = f" --max-lora-rank {next(r for r in VLLM_RANKS if r >= rank)}" if rank > VLLM_RANK else ""
@@ -147,9 +147,9 @@ def vllm_told(files: Container[str], folder: Path) -> list[str]:
     ]
 
 
-def not_for_vllm(config: dict[str, Any]) -> list[str]:
-    """Why vLLM cannot put an adapter of this config on its base itself."""
-    rank, lacks = rank_of(config), [*_special(config), *_patterns(config)]
+def not_for_vllm(config: dict[str, Any], gguf: bool) -> list[str]:
+    """Why vLLM cannot put an adapter of this config on its base itself. gguf: the base is a GGUF file and nothing else."""
+    rank, lacks = rank_of(config), [*(["the base is a GGUF file"] if gguf else []), *_special(config), *_patterns(config)]
     return [*lacks, f"rank {rank} is more than the {VLLM_RANKS[-1]} it can hold"] if rank > VLLM_RANKS[-1] else lacks
 
 

@@ -105,6 +105,7 @@ def make_plan(
         return Plan(chosen, tuple(rows), available, "nothing is sure to fit: this takes least")
     chosen = min(fitting, key=lambda row: row.seconds)
     reason = "the fastest" if chosen == min(rows, key=lambda row: row.seconds) else "the fastest that fits"
+    reason += "" if compute.here else ", going by its arithmetic"
     return Plan(chosen, tuple(rows), available, "the only way asked for" if len(rows) == 1 else reason)
 
 

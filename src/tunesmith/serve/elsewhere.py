@@ -35,8 +35,7 @@ def commands(run: str | Path, server: str, port: int = 8000) -> list[str]:
 def _vllm(folder: Path, name: str, port: int) -> list[str]:
     config = read_config(folder)
     base = recipe_of(folder).model_name_or_path
-    gguf = ["the base is a GGUF file"] if gguf_file(base) else []
-    why = listed([*gguf, *not_for_vllm(config)])
+    why = listed(not_for_vllm(config, gguf_file(base) is not None))
     listening = ["--host", "127.0.0.1", "--port", str(port)]
     if why:
         merged = f"{name}-merged"
