@@ -84,10 +84,9 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     stream = recipe.offload_base == "always" and compute.device.type == "cuda"
     device = torch.device("cpu") if stream else compute.device
     copy = copy_of(source, recipe, compute.dtype, compute.device.type)
-    model = _from_copy(copy, source, recipe, compute.dtype, device) if copy is not None else None
+    model = _from_copy(copy, source, recipe, compute, device) if copy is not None else None
     if model is None:
-        with quantise_on(compute.device):
-            model = _from_pretrained(source.path, source, recipe, compute.dtype, device)
+        model = _from_pretrained(source.path, source, recipe, compute, device)
         if copy is not None:
             store(model, copy)
     for module in model.modules():
@@ -99,12 +98,12 @@ def load_model(source: ModelSource, recipe: Recipe, compute: ComputeType) -> Any
     return model
 
 
-def _from_copy(copy: Path, source: ModelSource, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Any:
+def _from_copy(copy: Path, source: ModelSource, recipe: Recipe, compute: ComputeType, device: torch.device) -> Any:
     """The model from its 4-bit copy, or None if there is none; a damaged one is removed."""
     if not (copy / "config.json").is_file():
         return None
     try:
-        model = _from_pretrained(str(copy), source, recipe, dtype, device)
+        model = _from_pretrained(str(copy), source, recipe, compute, device)
     except ModelError:
         shutil.rmtree(copy, ignore_errors=True)
         return None
@@ -112,22 +111,22 @@ def _from_copy(copy: Path, source: ModelSource, recipe: Recipe, dtype: torch.dty
     return model
 
 
-def _from_pretrained(path: str, source: ModelSource, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Any:
-    """The frozen model at ``path``, which is the source or a copy of it."""
+def _from_pretrained(path: str, source: ModelSource, recipe: Recipe, compute: ComputeType, device: torch.device) -> Any:
+    """The frozen model at ``path``, which is the source or a copy of it, in the memory of ``device``."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quantise_on(compute.device):
             warnings.filterwarnings("ignore", message=".*already has a `quantization_config`")  # of a copy, and the same
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
                 revision=source.revision if path == source.path else None,
-                dtype=dtype,
+                dtype=compute.dtype,
                 device_map={"": device},
-                quantization_config=quantization(recipe, dtype),
+                quantization_config=quantization(recipe, compute.dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,

@@ -41,13 +41,13 @@ class CounterSide:
         wide[:, size + rank :] = 0
         return wide, xA
 
-    def output_gradient(self, dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:
-        """``dB = dyᵀ xA``, ``[n, r]`` of this type, of one member: dy ``[T, n]``, xA ``[T, r]``."""
-        return dy.T @ xA if dy.dtype == dtype else torch.mm(dy.T, xA, out_dtype=dtype)
+    def output_gradient(self, dy: Tensor, xA: Tensor, out: Tensor) -> None:
+        """``dB = dyᵀ xA`` of one member into ``[n, r]``: dy ``[T, n]``, xA ``[T, r]``."""
+        out.copy_(dy.T @ xA if dy.dtype == out.dtype else torch.mm(dy.T, xA, out_dtype=out.dtype))
 
-    def input_gradient(self, t: Tensor, x: Tensor, scale: float) -> Tensor:
-        """``dA = s tᵀ drop(x)``, ``[R, K]``, from t ``[T, R]``, which is ``dy B``."""
-        return (t.T @ self._drop(x)).mul_(scale)
+    def input_gradient(self, t: Tensor, x: Tensor, scale: float, out: Tensor) -> None:
+        """``dA = s tᵀ drop(x)`` into ``[R, K]``, from t ``[T, R]``, which is ``dy B``."""
+        out.copy_((t.T @ self._drop(x)).mul_(scale))
 
     def spread(self, t: Tensor, A: Tensor, scale: float, dx: Tensor) -> None:
         """Adds ``s drop(t A)`` to dx ``[T, K]``."""
@@ -74,15 +74,18 @@ class _Fused(CounterSide):
 
         return input_side.project(x, A, scale, self.p, self.seed, self.salt)
 
-    def output_gradient(self, dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:
+    def output_gradient(self, dy: Tensor, xA: Tensor, out: Tensor) -> None:
         from tunesmith.kernels.fused import output_side
 
-        return output_side.output_gradient(dy, xA, dtype) if dy.stride(1) == 1 else super().output_gradient(dy, xA, dtype)
+        if dy.stride(1) == 1:
+            output_side.output_gradient(dy, xA, out)
+        else:
+            super().output_gradient(dy, xA, out)
 
-    def input_gradient(self, t: Tensor, x: Tensor, scale: float) -> Tensor:
+    def input_gradient(self, t: Tensor, x: Tensor, scale: float, out: Tensor) -> None:
         from tunesmith.kernels.fused import input_side
 
-        return input_side.input_gradient(t, x, scale, self.p, self.seed, self.salt)
+        input_side.input_gradient(t, x, out, scale, self.p, self.seed, self.salt)
 
     def spread(self, t: Tensor, A: Tensor, scale: float, dx: Tensor) -> None:
         from tunesmith.kernels.fused import input_side

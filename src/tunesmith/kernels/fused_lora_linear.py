@@ -63,11 +63,12 @@ class FusedLoraLinear(torch.autograd.Function):
         add_products(wide, grads, (W[:, first:] for W in ctx.weight()), beta=0)
         dx = wide[:, :size] if first == 0 else None
         t = wide[:, size - first : size - first + sum(ranks)]
-        grads_B, grad_A, _ = at_once(
+        grad_A = x.new_empty(sum(ranks), size, dtype=lora_A[0].dtype)
+        grads_B = [b.new_empty(b.shape) for b in lora_B]
+        at_once(
             x.device,
-            lambda: [ctx.side.output_gradient(dy, part, b.dtype) for dy, part, b in zip(grads, xA.split(ranks, 1), lora_B)],
-            lambda: ctx.side.input_gradient(t, x, ctx.scaling),
+            lambda: [ctx.side.output_gradient(*each) for each in zip(grads, xA.split(ranks, 1), grads_B)],
+            lambda: ctx.side.input_gradient(t, x, ctx.scaling, grad_A),
             lambda: None if dx is None else ctx.side.spread(t, ctx.A, ctx.scaling, dx),
         )
-        grads_A = [g.to(a.dtype) for g, a in zip(grad_A.split(ranks), lora_A)]
-        return (dx, None, None, None, None, None, *grads_A, *grads_B)
+        return (dx, None, None, None, None, None, *grad_A.split(ranks), *grads_B)

@@ -47,15 +47,18 @@ def _agree_on_inputs(agree, shape, device, dtype, p):
     input_side.spread(t, A, dx, 0.5, *_drawn(p, device))
     agree(dx, plain_dx)
     assert torch.equal(beside[:, size:], given[:, size:]), "it wrote beside its columns"
-    grad_A = input_side.input_gradient(t, x, 0.5, *_drawn(p, device))
-    assert grad_A.dtype == torch.float32
-    agree(grad_A, input_side.input_gradient_plain(t, x, keep, 0.5))
+    for kind in {torch.float32, dtype}:
+        grad_A = torch.empty(rank, size, dtype=kind, device=device)
+        input_side.input_gradient(t, x, grad_A, 0.5, *_drawn(p, device))
+        agree(grad_A, input_side.input_gradient_plain(t, x, keep, 0.5))
 
 
 def _agree_on_outputs(agree, shape, device, dtype):
     """The product of the output's side ``[T, N]``, its columns and the thin one's being parts of wider matrices."""
     dy, xA, _ = _inputs(shape, device, dtype)
-    agree(output_side.output_gradient(dy, xA, torch.float32), output_side.output_gradient_plain(dy, xA))
+    grad_B = torch.empty(dy.shape[1], xA.shape[1], device=device)
+    output_side.output_gradient(dy, xA, grad_B)
+    agree(grad_B, output_side.output_gradient_plain(dy, xA))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
@@ -108,10 +111,12 @@ def test_all_functions_draw_one_mask(device, size):
     ones, eye = torch.ones(tokens, size, device=device), torch.eye(size, device=device)
     dx = torch.zeros(tokens, size, device=device)
     input_side.spread(torch.ones(tokens, 1, device=device), torch.ones(1, size, device=device), dx, 1.0, *drawn)
+    rows = torch.empty(tokens, size, device=device)
+    input_side.input_gradient(torch.eye(tokens, device=device), ones, rows, 1.0, *drawn)
     masks = [
         dropout.drop(ones, *drawn),
         input_side.project(ones, eye, 1.0, *drawn)[1],
-        input_side.input_gradient(torch.eye(tokens, device=device), ones, 1.0, *drawn),
+        rows,
         dx,
     ]
     expected = dropout.keep_plain(tokens, size, 0.4, 8, 3).float()
@@ -128,8 +133,10 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
     def products():
         dx = torch.zeros_like(x)
         input_side.spread(t, A, dx, 0.5, 0.3, seed, SALT)
-        grad_A = input_side.input_gradient(t, x, 0.5, 0.3, seed, SALT)
-        return input_side.project(x, A, 1.0, 0.3, seed, SALT)[1], grad_A, dx, output_side.output_gradient(x, xA, torch.float32)
+        grad_A, grad_B = torch.empty_like(A, dtype=torch.float32), torch.empty(1024, 16, device="cuda")
+        input_side.input_gradient(t, x, grad_A, 0.5, 0.3, seed, SALT)
+        output_side.output_gradient(x, xA, grad_B)
+        return input_side.project(x, A, 1.0, 0.3, seed, SALT)[1], grad_A, dx, grad_B
 
     products()
     graph = torch.cuda.CUDAGraph()

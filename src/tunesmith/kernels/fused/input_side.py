@@ -53,24 +53,27 @@ def project(
     return wide, out
 
 
-def input_gradient(t: Tensor, x: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> Tensor:
-    """``scale · tᵀ drop(x)``, ``[R, K]`` fp32, from t ``[T, R]`` of x's type, any stride between rows; else as `project`."""
+def input_gradient(
+    t: Tensor, x: Tensor, out: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0
+) -> None:
+    """``scale · tᵀ drop(x)`` into ``[R, K]`` of any type, from t ``[T, R]`` of x's type, any stride between rows; else as
+    `project`."""
     (tokens, size), rank = x.shape, t.shape[1]
     ranks = padded_rank(x, rank)
     assert t.dtype == x.dtype
     assert t.stride(1) == 1
+    assert out.shape == (rank, size)
+    assert out.is_contiguous()
     tile = INPUT.of(x)
     tiles = triton.cdiv(size, tile.columns)
     steps, splits = shares(tokens, tiles, tile.tokens, tile.least, tile.programs)
     sums = torch.empty(splits, rank, size, dtype=torch.float32, device=x.device)
-    grad_A = torch.empty(rank, size, dtype=torch.float32, device=x.device)
     _input_gradient[(tiles, splits)](
-        t, x, grad_A, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), steps, scale,
+        t, x, out, sums, arrivals(x.device), tokens, size, rank, t.stride(0), x.stride(0), steps, scale,
         x if seed is None else seed, salt, threshold(p),
         DROP=p > 0, WIDEN=widen(x), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=ranks, UNROLL=unroll(ranks),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return grad_A
 
 
 def spread(t: Tensor, A: Tensor, dx: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0) -> None:
@@ -174,9 +177,10 @@ def _input_gradient(
     if splits > 1:
         tl.store(sums + (share * rank).to(tl.int64) * size + cell, total, inside)
         if last_to_arrive(arrivals + tl.program_id(0), splits):
-            tl.store(grad_A + cell, sum_shares(sums, cell, inside, splits, rank * size, UNROLL), inside)
+            total = sum_shares(sums, cell, inside, splits, rank * size, UNROLL)
+            tl.store(grad_A + cell, total.to(grad_A.dtype.element_ty), inside)
     else:
-        tl.store(grad_A + cell, total, inside)
+        tl.store(grad_A + cell, total.to(grad_A.dtype.element_ty), inside)
 
 
 @kernel(do_not_specialize=["tokens", "scale", "salt", "threshold"])

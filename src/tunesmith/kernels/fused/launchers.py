@@ -24,14 +24,14 @@ def build_launcher(compiled: Any) -> None:
         triton.runtime.driver.active.launcher_cls(compiled.src, compiled.metadata)
 
 
-def _apart(load: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+def _apart(load: Callable[..., Any]) -> Callable[..., Any]:
     """``load(name, path)`` with an object of its own for each launcher."""
 
-    def load_apart(name: str, path: str) -> Any:
+    def load_apart(name: str, *where: Any) -> Any:
         if name != MODULE:
-            return load(name, path)
+            return load(name, *where)
         with _LOADING:
-            return SimpleNamespace(**vars(load(name, path)))
+            return SimpleNamespace(**vars(load(name, *where)))
 
     return load_apart
 

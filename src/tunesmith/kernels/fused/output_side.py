@@ -4,7 +4,6 @@ Legend: T tokens, N outputs of one linear, r its rank (at most 128; padded insid
 ``[T, r]`` as `input_side.project` gives it. The product is of the given type with fp32 sums.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,18 +14,18 @@ from tunesmith.kernels.fused.tile import Tile, padded_rank, widen
 OUTPUT = Tile(128, 64, 4, 2)
 
 
-def output_gradient(dy: Tensor, xA: Tensor, dtype: torch.dtype) -> Tensor:
-    """``dyᵀ xA``, ``[N, r]`` of ``dtype``, from dy ``[T, N]`` and xA ``[T, r]`` of one type, any stride between rows."""
+def output_gradient(dy: Tensor, xA: Tensor, out: Tensor) -> None:
+    """``dyᵀ xA`` into ``[N, r]`` of any type, from dy ``[T, N]`` and xA ``[T, r]`` of one type, any stride between rows."""
     (tokens, size), rank = dy.shape, xA.shape[1]
+    assert out.shape == (size, rank)
     assert xA.stride(1) == 1
+    assert out.is_contiguous()
     tile = OUTPUT.of(dy)
-    grad_B = torch.empty(size, rank, dtype=dtype, device=dy.device)
     _gradient_b[(triton.cdiv(size, tile.columns),)](
-        dy, xA, grad_B, tokens, size, rank, dy.stride(0), xA.stride(0),
+        dy, xA, out, tokens, size, rank, dy.stride(0), xA.stride(0),
         WIDEN=widen(dy), TOKENS=tile.tokens, COLUMNS=tile.columns, RANKS=padded_rank(dy, rank),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return grad_B
 
 
 def output_gradient_plain(dy: Tensor, xA: Tensor) -> Tensor:

@@ -127,9 +127,10 @@ def _training_tasks(widths: Widths, segments: Segments) -> Iterator[Task]:
         ranks = members * widths.rank
         A, wide = rows(ranks, widths.hidden), rows(ROWS, widths.hidden + room(ranks))
         dx, t = wide[:, : widths.hidden], wide[:, widths.hidden :][:, :ranks]
-        yield partial(input_side.input_gradient, t, x, 0.5, p, seed)
+        yield partial(input_side.input_gradient, t, x, A.float(), 0.5, p, seed)
         yield partial(input_side.spread, t, A, dx, 0.5, p, seed)
-        yield partial(output_side.output_gradient, dy, rows(ROWS, ranks)[:, : widths.rank], torch.float32)
+        B = torch.zeros(widths.hidden, widths.rank, device=segments.device)
+        yield partial(output_side.output_gradient, dy, rows(ROWS, ranks)[:, : widths.rank], B)
         if widths.dropout:
             yield partial(input_side.project, x, A, 0.5, p, seed)
     home = rows(ROWS, widths.hidden + room(widths.rank))[:, widths.hidden :][:, : widths.rank]
