@@ -7,8 +7,9 @@ from pathlib import Path
 from tunesmith.base.catalog import data_not_model, find, resolve
 from tunesmith.base.hub_model import check_on_hub
 from tunesmith.base.tokenizer import template_named
+from tunesmith.data.held_out import brings_held_out
 from tunesmith.data.mixture import parts_of
-from tunesmith.data.sources import brings_held_out, check_name, is_bundled
+from tunesmith.data.sources import check_name, is_bundled
 from tunesmith.errors import RunError
 from tunesmith.recipe import Recipe
 from tunesmith.training.lock import holder_of

@@ -15,10 +15,11 @@ from tunesmith.data.columns import LOOKED_AT, Columns, find_columns
 from tunesmith.data.cutting import cut_and_pack
 from tunesmith.data.examples import Examples, Ints
 from tunesmith.data.formats import Conversation, to_conversations
+from tunesmith.data.held_out import brings_held_out
 from tunesmith.data.mixture import check_used, open_data, times
 from tunesmith.data.packing import PackedRows
 from tunesmith.data.render import Example, Renderer, cut
-from tunesmith.data.sources import Row, brings_held_out, is_bundled, load_rows
+from tunesmith.data.sources import Row, is_bundled, load_rows
 from tunesmith.data.stream import ShardFacts, Shards, Stream
 from tunesmith.data.tokenise import Read, Tokenised, digest, tokenise
 from tunesmith.errors import DataError

@@ -15,7 +15,6 @@ from tunesmith.data.signatures import UNREAD
 from tunesmith.data.text_files import text_rows
 from tunesmith.errors import DataError, nearest
 from tunesmith.hub_client import first_line, id_in, why_not_given
-from tunesmith.recipe import Recipe
 from tunesmith.suffixes import DATA_SUFFIXES
 
 __all__ = ["BUNDLED", "BUNDLED_COLUMNS", "Row", "absolute_name", "is_bundled", "iter_rows", "load_rows"]
@@ -58,11 +57,6 @@ def iter_rows(
 def is_bundled(name: str) -> bool:
     """Whether the name means bundled data: a file or folder of that name here goes before it."""
     return name in BUNDLED_COLUMNS and not Path(name).exists()
-
-
-def brings_held_out(recipe: Recipe) -> bool:
-    """Whether held-out rows come from elsewhere: a file of their own, or the bundled test split."""
-    return bool(recipe.eval_dataset) or (is_bundled(recipe.dataset_name) and not recipe.val_size)
 
 
 def check_name(name: str, split: str | None = None, config: str | None = None) -> None:
