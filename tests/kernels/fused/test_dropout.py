@@ -19,10 +19,23 @@ def _mask(rows, columns, p, seed, salt, device):
 
 
 def test_plain_words_are_those_the_authors_of_philox_publish():
-    """Known answer of philox4x32-7 for counter and key zero (Random123, kat_vectors)."""
-    words = [0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48]
-    expected = [half for word in words for half in (word & 0xFFFF, word >> 16)]
-    assert dropout.draws_plain(8, seed=0, salt=0).tolist() == expected
+    """Known answer of philox2x32-7 for counter and key zero (Random123, kat_vectors)."""
+    assert dropout.words_plain(2, seed=0, salt=0).tolist() == [0x257A3673, 0xCD26BE2A]
+
+
+def test_every_element_is_judged_by_a_byte_of_its_own_first():
+    words = dropout.words_plain(4, seed=7, salt=5)
+    own = [int(word) >> 8 * byte & 0xFF for word in words for byte in range(4)]
+    assert [int(draw) >> 24 for draw in dropout.draws_plain(16, seed=7, salt=5)] == own
+
+
+@pytest.mark.parametrize("p", [2**-10, 0.05, 0.3, 1 - 2**-10])
+def test_a_chance_that_bytes_cannot_express_is_met(p):
+    draws = dropout.draws_plain(2_000_000, seed=3, salt=1)
+    for byte in range(4):  # the lowest byte of a word is as good as the highest
+        mine = draws[byte::4]
+        dropped = int((mine < round(p * 2**32)).sum())
+        assert abs(dropped - len(mine) * p) < 4.5 * math.sqrt(len(mine) * p * (1 - p))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.05, 0.5, 0.999])

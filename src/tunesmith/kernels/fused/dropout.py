@@ -1,14 +1,16 @@
 """Dropout whose mask is a function of (seed, salt, position), so that it is drawn again wherever it is needed, never stored.
 
-The draws are Philox 4x32-7 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; seven rounds are the fewest
-that pass every test there): key = the 64-bit seed, counter = (group, 0, salt, 0), and the four words of a call serve eight
-neighbouring elements of a row with 16 bits each, so that p is met to within 2⁻¹⁷. Drawing is most of what a mask costs.
+The draws are Philox 2x32-7 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; seven rounds are the fewest
+that pass every test there): counter = (group, salt), key = the seed's two halves in one. The two words of a call serve eight
+neighbouring elements of a row. Each compares a word, turned so that a byte of its own stands first, with p: it is dropped with
+that chance to within 2⁻³², and what it shares with its neighbours, the lower bytes, counts once in 256 times. Drawing is most
+of what a mask costs; this is half of what four words of 16 bits an element cost.
 
 The seed lies on the device and is read by the kernel: a CUDA graph replayed with a new value in it draws a new mask. The
 salt tells the layers of one step apart. Nothing here scales by 1/(1-p): the caller folds that into its own factor.
 
-Legend: T rows of K elements. A row owns ``G = ceil(K/8)`` groups; element (t, k) is half ``k % 8`` of group
-``t G + k // 8``, the lower half of a word first; for K divisible by 8 that is its flat index. Groups count in 32 bits.
+Legend: T rows of K elements. A row owns ``G = ceil(K/8)`` groups; element (t, k) is byte ``k % 8`` of group
+``t G + k // 8``, the lowest byte of a word first; for K divisible by 8 that is its flat index. Groups count in 32 bits.
 """
 
 import torch
@@ -20,6 +22,8 @@ from tunesmith.kernels.fused.kernel import kernel
 
 ROWS, COLUMNS = 4, 512
 ROUNDS = 7
+MULTIPLIER, GOLDEN = 0xD256D193, 0x9E3779B9
+"""The authors' constants: of a round, and what the key grows by."""
 
 
 def drop(x: Tensor, p: float, seed: Tensor, salt: int) -> Tensor:
@@ -38,23 +42,33 @@ def drop(x: Tensor, p: float, seed: Tensor, salt: int) -> Tensor:
 
 
 def threshold(p: float) -> int:
-    """What the 16 bits of an element must reach for it to be kept."""
+    """What the 32 bits of an element must reach for it to be kept, as kernels take it: a signed number of those bits."""
+    limit = _limit(p)
+    return limit - 2**32 if limit >= 2**31 else limit
+
+
+def _limit(p: float) -> int:
     assert 0 <= p < 1
-    return min(round(p * 2**16), 2**16 - 1)
+    return min(round(p * 2**32), 2**32 - 1)
+
+
+def words_plain(count: int, seed: int, salt: int) -> Tensor:
+    """The first ``count`` words, int64 ``[count]`` holding 32 unsigned bits: Philox in torch."""
+    c0 = torch.arange((count + 1) // 2)
+    c1 = torch.full_like(c0, salt)
+    key = (seed ^ (seed >> 32) * GOLDEN) & 0xFFFFFFFF
+    for _ in range(ROUNDS):
+        product = c0 * MULTIPLIER  # int64 overflows into the sign, which the masks take off again
+        c0, c1 = (product >> 32 & 0xFFFFFFFF) ^ key ^ c1, product & 0xFFFFFFFF
+        key = key + GOLDEN & 0xFFFFFFFF
+    return torch.stack([c0, c1], dim=1).flatten()[:count]
 
 
 def draws_plain(count: int, seed: int, salt: int) -> Tensor:
-    """The halves behind the first ``count`` elements, int64 ``[count]`` holding 16 unsigned bits: Philox in torch."""
-    c0 = torch.arange((count + 7) // 8)
-    c1, c2, c3 = torch.zeros_like(c0), torch.full_like(c0, salt), torch.zeros_like(c0)
-    k0, k1 = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    for _ in range(ROUNDS):
-        high0, low0 = _multiply(0xD2511F53, c0)
-        high1, low1 = _multiply(0xCD9E8D57, c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = k0 + 0x9E3779B9 & 0xFFFFFFFF, k1 + 0xBB67AE85 & 0xFFFFFFFF
-    words = torch.stack([c0, c1, c2, c3], dim=1).flatten()
-    return torch.stack([words & 0xFFFF, words >> 16], dim=1).flatten()[:count]
+    """What the first ``count`` elements are judged by, int64 ``[count]`` holding 32 unsigned bits: their words, turned."""
+    words = words_plain((count + 3) // 4, seed, salt)
+    turned = [(words << shift | words >> 32 - shift) & 0xFFFFFFFF for shift in (24, 16, 8, 0)]
+    return torch.stack(turned, dim=1).flatten()[:count]
 
 
 def keep_mask_plain(count: int, p: float, seed: int, salt: int) -> Tensor:
@@ -62,19 +76,13 @@ def keep_mask_plain(count: int, p: float, seed: int, salt: int) -> Tensor:
 
     For a ``[T, K]`` tensor with K not divisible by 8, see `keep_plain`, which knows that every row starts a new group.
     """
-    return draws_plain(count, seed, salt) >= threshold(p)
+    return draws_plain(count, seed, salt) >= _limit(p)
 
 
 def keep_plain(rows: int, columns: int, p: float, seed: int, salt: int) -> Tensor:
     """The mask of a ``[T, K]`` tensor, bool, on the CPU."""
     padded = (columns + 7) // 8 * 8
     return keep_mask_plain(rows * padded, p, seed, salt).view(rows, padded)[:, :columns]
-
-
-def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper and lower half of a 32 × 32 bit product; int64 overflows into the sign, which the masks take off again."""
-    product = word * constant
-    return product >> 32 & 0xFFFFFFFF, product & 0xFFFFFFFF
 
 
 def _grid(x: Tensor) -> tuple[int, int]:
@@ -84,13 +92,33 @@ def _grid(x: Tensor) -> tuple[int, int]:
 @triton.jit
 def keep_tile(seed, salt, threshold, row, group, groups, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Keep-mask of a tile, int1 ``[ROWS, COLUMNS]``, from row ``[ROWS]`` and group ``[COLUMNS / 8]`` int32 (groups = G)."""
-    counter = row[:, None] * groups + group[None, :]
-    a, b, c, d = tl.philox(seed, counter, 0, salt, 0, n_rounds=7)
+    first, second = _philox(row[:, None] * groups + group[None, :], salt, seed)
     limit = threshold.to(tl.uint32)
-    # each join adds a last axis, so the index of an element is (upper bit of the word, lower bit of the word, half)
-    low = tl.join(tl.join((a & 0xFFFF) >= limit, (c & 0xFFFF) >= limit), tl.join((b & 0xFFFF) >= limit, (d & 0xFFFF) >= limit))
-    high = tl.join(tl.join((a >> 16) >= limit, (c >> 16) >= limit), tl.join((b >> 16) >= limit, (d >> 16) >= limit))
+    # each join adds a last axis, so the index of an element is (word, upper bit of the byte, lower bit of the byte)
+    low = tl.join(_at_least(first, second, 24, limit), _at_least(first, second, 8, limit))
+    high = tl.join(_at_least(first, second, 16, limit), _at_least(first, second, 0, limit))
     return tl.reshape(tl.join(low, high), [ROWS, COLUMNS])
+
+
+@triton.jit
+def _philox(counter, salt, seed):
+    """Philox 2x32-7, two words for each counter."""
+    key = (seed ^ (seed >> 32) * 0x9E3779B9).to(tl.uint32)
+    c0, c1 = counter.to(tl.uint32), (counter * 0 + salt).to(tl.uint32)
+    for _ in tl.static_range(7):
+        high, low = tl.umulhi(c0, 0xD256D193), c0 * 0xD256D193
+        c0, c1 = high ^ key ^ c1, low
+        key += 0x9E3779B9
+    return c0, c1
+
+
+@triton.jit
+def _at_least(first, second, SHIFT: tl.constexpr, limit):
+    """Whether two words, turned left by so many bits, reach the limit; in a last axis of two."""
+    if SHIFT > 0:
+        first = (first << SHIFT) | (first >> (32 - SHIFT))
+        second = (second << SHIFT) | (second >> (32 - SHIFT))
+    return tl.join(first >= limit, second >= limit)
 
 
 @triton.jit
