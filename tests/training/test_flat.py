@@ -49,6 +49,20 @@ def test_gradients_present_are_taken_and_later_ones_added():
     torch.testing.assert_close(flat.grad, first + second)
 
 
+def test_what_a_backward_pass_adds_to_a_sum_itself_is_not_gathered():
+    given = parameters()
+    flat = FlatParameters(give(given), torch.float32)
+    first = flat.grad.clone()
+    for parameter in given[1:]:
+        parameter.gradient_sum += 1
+    given[0].grad = torch.ones_like(given[0])
+    flat.gather()
+    flat.gather()
+    torch.testing.assert_close(flat.grad, first + 1)
+    flat.release()
+    assert not any(hasattr(p, "gradient_sum") for p in given)
+
+
 def test_updates_are_those_of_separate_parameters():
     plain, given = parameters(), parameters()
     give_gradients(given, 1)

@@ -42,12 +42,12 @@ class CounterSide:
         return wide, xA
 
     def output_gradient(self, dy: Tensor, xA: Tensor, out: Tensor) -> None:
-        """``dB = dyᵀ xA`` of one member into ``[n, r]``: dy ``[T, n]``, xA ``[T, r]``."""
-        out.copy_(dy.T @ xA if dy.dtype == out.dtype else torch.mm(dy.T, xA, out_dtype=out.dtype))
+        """Adds ``dB = dyᵀ xA`` of one member to ``[n, r]``: dy ``[T, n]``, xA ``[T, r]``."""
+        out.add_(dy.T @ xA if dy.dtype == out.dtype else torch.mm(dy.T, xA, out_dtype=out.dtype))
 
     def input_gradient(self, t: Tensor, x: Tensor, scale: float, out: Tensor) -> None:
-        """``dA = s tᵀ drop(x)`` into ``[R, K]``, from t ``[T, R]``, which is ``dy B``."""
-        out.copy_((t.T @ self._drop(x)).mul_(scale))
+        """Adds ``dA = s tᵀ drop(x)`` to ``[R, K]``, from t ``[T, R]``, which is ``dy B``."""
+        out.add_(t.T @ self._drop(x), alpha=scale)
 
     def spread(self, t: Tensor, A: Tensor, scale: float, dx: Tensor) -> None:
         """Adds ``s drop(t A)`` to dx ``[T, K]``."""

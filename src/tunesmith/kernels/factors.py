@@ -16,6 +16,11 @@ def in_type(factor: Tensor, dtype: torch.dtype) -> Tensor:
     return copy if copy is not None and copy.dtype == dtype else factor.to(dtype)
 
 
+def gradient_sum(factor: Tensor) -> Tensor | None:
+    """Where training sums a factor's gradients, of its shape, if it wants them there at once (see `training.flat`)."""
+    return getattr(factor, "gradient_sum", None)
+
+
 def stacked(lora_A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """``[R, K]``"""
     parts = [in_type(a, dtype) for a in lora_A]

@@ -18,12 +18,12 @@ from torch.autograd.function import once_differentiable
 from tunesmith.kernels.at_once import at_once
 from tunesmith.kernels.columns import add_products
 from tunesmith.kernels.counter_side import CounterSide
-from tunesmith.kernels.factors import Weight, room, stacked
+from tunesmith.kernels.factors import Weight, gradient_sum, room, stacked
 
 
 class FusedLoraLinear(torch.autograd.Function):
     """Arguments as of `lora_linear`, x flat ``[T, K]``, ``1 / (1 - p)`` in the scaling. What lora_B is, the weight says; theirs are
-    the shapes and the gradients."""
+    the shapes and the gradients. Those of a factor that has a `gradient_sum` are added to it and not handed to autograd."""
 
     @staticmethod
     def forward(
@@ -49,7 +49,8 @@ class FusedLoraLinear(torch.autograd.Function):
             y.add_(bias)
         ctx.save_for_backward(x, xA, *factors)
         ctx.weight, ctx.side, ctx.scaling, ctx.members = weight, side, scaling, members
-        ctx.A = A  # autograd may hand back other objects for the factors: what hangs on them is kept here
+        # autograd may hand back other objects for the factors: what hangs on them is kept here
+        ctx.A, ctx.sums = A, [gradient_sum(factor) for factor in factors]
         return y.split(widths, dim=1)
 
     @staticmethod
@@ -63,12 +64,16 @@ class FusedLoraLinear(torch.autograd.Function):
         add_products(wide, grads, (W[:, first:] for W in ctx.weight()), beta=0)
         dx = wide[:, :size] if first == 0 else None
         t = wide[:, size - first : size - first + sum(ranks)]
-        grad_A = x.new_empty(sum(ranks), size, dtype=lora_A[0].dtype)
-        grads_B = [b.new_empty(b.shape) for b in lora_B]
+        sums_A, sums_B = ctx.sums[: ctx.members], ctx.sums[ctx.members :]
+        to_A = sums_A[0] if len(sums_A) == 1 else None  # of several, the gradients are made as one matrix
+        grad_A = x.new_zeros(sum(ranks), size, dtype=lora_A[0].dtype) if to_A is None else to_A
+        grads_B = [torch.zeros_like(b) if to_B is None else to_B for b, to_B in zip(lora_B, sums_B)]
         at_once(
             x.device,
             lambda: [ctx.side.output_gradient(*each) for each in zip(grads, xA.split(ranks, 1), grads_B)],
             lambda: ctx.side.input_gradient(t, x, ctx.scaling, grad_A),
             lambda: None if dx is None else ctx.side.spread(t, ctx.A, ctx.scaling, dx),
         )
-        return (dx, None, None, None, None, None, *grad_A.split(ranks), *grads_B)
+        new_A = grad_A.split(ranks) if to_A is None else [None]
+        new_B = [grad if to_B is None else None for grad, to_B in zip(grads_B, sums_B)]
+        return (dx, None, None, None, None, None, *new_A, *new_B)

@@ -44,8 +44,8 @@ def predict_gpu_memory(
     else:
         activations = layer * shape.layers + max(loss, backward)
     activations += 8 * tokens * shape.rotary_width
-    if way.host_activations:  # nothing is freed on the way back to the first layer, while gradients become more
-        activations += 4 * _trained(shape, recipe)
+    if way.host_activations and members > 1:  # nothing is freed on the way back, while what waits to be added becomes more
+        activations += 4 * min(_trained(shape, recipe), recipe.lora_r * (members + 2) * shape.hidden * shape.layers)
     return Memory(
         stored=int(stored * SLACK),
         kept=kept,

@@ -9,12 +9,13 @@ from torch.nn import Parameter
 
 
 class FlatParameters:
-    """Parameters as views of ``flat`` ``[n]``; their gradients are added into ``flat.grad`` ``[n]`` by `gather`.
+    """Parameters as views of ``flat`` ``[n]``; their gradients are summed in ``flat.grad`` ``[n]``.
 
-    The parameters keep their identity, names and shapes: a module does not notice. Gradients present now are taken. If they
-    are wider than the compute type, each has a ``compute_copy`` too, which `refresh` brings up to date: its ``home`` if it has
-    one of that type, where it is read in the place of a copy (see `base.linear`), else a view of one buffer (one cast instead of
-    hundreds).
+    The parameters keep their identity, names and shapes: a module does not notice. Gradients present now are taken. Each
+    parameter's ``gradient_sum`` is its part of the sum, to which a backward pass may add by itself; what it leaves to autograd,
+    `gather` adds. If parameters are wider than the compute type, each has a ``compute_copy`` too, which `refresh` brings up to
+    date: its ``home`` if it has one of that type, where it is read in the place of a copy (see `base.linear`), else a view of one
+    buffer (one cast instead of hundreds).
     """
 
     def __init__(self, parameters: Sequence[Parameter], compute: torch.dtype) -> None:
@@ -23,7 +24,7 @@ class FlatParameters:
         self.flat = Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
         self.flat.grad = torch.zeros_like(self.flat)
         shapes = [p.shape for p in parameters]
-        self.slopes = [part.view(shape) for part, shape in zip(self.flat.grad.split(sizes), shapes)]
+        self.sums = [part.view(shape) for part, shape in zip(self.flat.grad.split(sizes), shapes)]
         self.gather()
         for parameter, values in zip(parameters, self.flat.detach().split(sizes)):
             parameter.data = values.view(parameter.shape)
@@ -37,12 +38,14 @@ class FlatParameters:
                 parameter.compute_copy = values.view(parameter.shape) if home is None else home  # type: ignore[attr-defined]
             self.scatter = _scatter(sizes, homes)
             self.refresh()
+        for parameter, total in zip(parameters, self.sums):
+            parameter.gradient_sum = total  # type: ignore[attr-defined]
 
     def gather(self) -> None:
-        """Add the parameters' gradients and take them away: a few kernels for all, where autograd would add one by one."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        assert len(gradients) == len(self.slopes)  # the first update checks that every tensor gets one
-        torch._foreach_add_(self.slopes, gradients)
+        """Add the gradients that autograd has left and take them away: a few kernels for all, where it would add one by one."""
+        left = [(total, p.grad) for total, p in zip(self.sums, self.parameters) if p.grad is not None]
+        if left:
+            torch._foreach_add_(*map(list, zip(*left)))
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -54,8 +57,9 @@ class FlatParameters:
             self.scatter(self.flat.detach())
 
     def release(self) -> None:
-        """Take the compute copies away, so that none can fall behind its parameter."""
+        """Take the compute copies away, so that none can fall behind its parameter, and the sums, which nobody reads any more."""
         for parameter in self.parameters:
+            del parameter.gradient_sum  # type: ignore[attr-defined]
             if hasattr(parameter, "compute_copy"):
                 del parameter.compute_copy
 

@@ -48,17 +48,19 @@ def _agree_on_inputs(agree, shape, device, dtype, p):
     agree(dx, plain_dx)
     assert torch.equal(beside[:, size:], given[:, size:]), "it wrote beside its columns"
     for kind in {torch.float32, dtype}:
-        grad_A = torch.empty(rank, size, dtype=kind, device=device)
+        before = torch.randn(rank, size, device=device).to(kind)
+        grad_A = before.clone()
         input_side.input_gradient(t, x, grad_A, 0.5, *_drawn(p, device))
-        agree(grad_A, input_side.input_gradient_plain(t, x, keep, 0.5))
+        agree(grad_A, before + input_side.input_gradient_plain(t, x, keep, 0.5))
 
 
 def _agree_on_outputs(agree, shape, device, dtype):
     """The product of the output's side ``[T, N]``, its columns and the thin one's being parts of wider matrices."""
     dy, xA, _ = _inputs(shape, device, dtype)
-    grad_B = torch.empty(dy.shape[1], xA.shape[1], device=device)
+    before = torch.randn(dy.shape[1], xA.shape[1], device=device)
+    grad_B = before.clone()
     output_side.output_gradient(dy, xA, grad_B)
-    agree(grad_B, output_side.output_gradient_plain(dy, xA))
+    agree(grad_B, before + output_side.output_gradient_plain(dy, xA))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
@@ -111,7 +113,7 @@ def test_all_functions_draw_one_mask(device, size):
     ones, eye = torch.ones(tokens, size, device=device), torch.eye(size, device=device)
     dx = torch.zeros(tokens, size, device=device)
     input_side.spread(torch.ones(tokens, 1, device=device), torch.ones(1, size, device=device), dx, 1.0, *drawn)
-    rows = torch.empty(tokens, size, device=device)
+    rows = torch.zeros(tokens, size, device=device)
     input_side.input_gradient(torch.eye(tokens, device=device), ones, rows, 1.0, *drawn)
     masks = [
         dropout.drop(ones, *drawn),
@@ -133,7 +135,7 @@ def test_a_captured_graph_holds_all_products_and_follows_the_seed():
     def products():
         dx = torch.zeros_like(x)
         input_side.spread(t, A, dx, 0.5, 0.3, seed, SALT)
-        grad_A, grad_B = torch.empty_like(A, dtype=torch.float32), torch.empty(1024, 16, device="cuda")
+        grad_A, grad_B = torch.zeros_like(A, dtype=torch.float32), torch.zeros(1024, 16, device="cuda")
         input_side.input_gradient(t, x, grad_A, 0.5, 0.3, seed, SALT)
         output_side.output_gradient(x, xA, grad_B)
         return input_side.project(x, A, 1.0, 0.3, seed, SALT)[1], grad_A, dx, grad_B

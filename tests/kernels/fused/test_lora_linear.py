@@ -46,6 +46,10 @@ class Case:
         x = self.x.float() * self.side.mask() / (1 - self.p)
         return [y + SCALING * (x @ a.T) @ b.T for y, a, b in zip(base.split([b.shape[0] for b in B], dim=1), A, B)]
 
+    def slopes(self):
+        torch.manual_seed(2)
+        return [torch.randn(TOKENS, b.shape[0]).to(b.device) for b in self.factors[self.members :]]
+
     def gradients(self, outputs):
         torch.manual_seed(2)
         loss = sum((y.float() * torch.randn(y.shape).to(y.device)).sum() for y in outputs)
@@ -73,6 +77,22 @@ def test_an_input_without_gradient_and_no_bias_and_no_dropout(device):
 def test_one_members_gradient_alone(device):
     case = Case((24, 8, 8), (3, 3, 3), device, torch.float32, 16)
     torch.testing.assert_close(case.gradients(case.outputs()[1:2]), case.gradients(case.plain()[1:2]), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("widths", "ranks"), MEMBERS)
+def test_gradients_are_added_to_the_sums_of_factors_that_have_one(device, widths, ranks):
+    """Twice, as two micro-batches do; what is left to autograd, and what is not, make the whole gradient."""
+    case = Case(widths, ranks, device, torch.float32, 16)
+    wanted = case.gradients(case.plain())[1:]
+    before = [torch.randn_like(factor) for factor in case.factors]
+    for factor, start in zip(case.factors, before):
+        factor.gradient_sum = start.clone()
+    for _ in range(2):
+        sum((y * slope).sum() for y, slope in zip(case.outputs(), case.slopes())).backward()
+    for factor, start, gradient in zip(case.factors, before, wanted):
+        left = 0 if factor.grad is None else factor.grad
+        torch.testing.assert_close(factor.gradient_sum - start + left, 2 * gradient, rtol=1e-4, atol=2e-3)
+    assert all(b.grad is None for b in case.factors[case.members :])
 
 
 def test_less_than_half_a_last_digit_is_rounded_once_with_the_sum(device):

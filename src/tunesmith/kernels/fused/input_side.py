@@ -56,7 +56,7 @@ def project(
 def input_gradient(
     t: Tensor, x: Tensor, out: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0
 ) -> None:
-    """``scale · tᵀ drop(x)`` into ``[R, K]`` of any type, from t ``[T, R]`` of x's type, any stride between rows; else as
+    """Adds ``scale · tᵀ drop(x)`` to ``[R, K]`` of any type, from t ``[T, R]`` of x's type, any stride between rows; else as
     `project`."""
     (tokens, size), rank = x.shape, t.shape[1]
     ranks = padded_rank(x, rank)
@@ -161,6 +161,8 @@ def _input_gradient(
     if DROP:
         key = tl.load(seed)
         group = tl.program_id(0) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
+    mine = (r < tl.where(share == 0, rank, 0))[:, None] & (column < size)[None, :]
+    before = tl.load(grad_A + cell, mine, 0.0).to(tl.float32)  # by the first of those who share a sum; early, so that nobody waits
     total = tl.zeros([RANKS, COLUMNS], dtype=tl.float32)
     for step in range(share * steps, tl.minimum((share + 1) * steps, tl.cdiv(tokens, TOKENS))):
         row = step * TOKENS + tl.arange(0, TOKENS)
@@ -173,7 +175,7 @@ def _input_gradient(
             keep = keep_tile(key, salt, threshold, row, group, (size + 7) // 8, TOKENS, COLUMNS)
             values = tl.where(keep, values, 0.0)
         total = tl.dot(tl.trans(slope), values, total, input_precision="ieee")
-    total *= scale
+    total = total * scale + before
     if splits > 1:
         tl.store(sums + (share * rank).to(tl.int64) * size + cell, total, inside)
         if last_to_arrive(arrivals + tl.program_id(0), splits):

@@ -15,7 +15,7 @@ OUTPUT = Tile(128, 64, 4, 2)
 
 
 def output_gradient(dy: Tensor, xA: Tensor, out: Tensor) -> None:
-    """``dyᵀ xA`` into ``[N, r]`` of any type, from dy ``[T, N]`` and xA ``[T, r]`` of one type, any stride between rows."""
+    """Adds ``dyᵀ xA`` to ``[N, r]`` of any type, from dy ``[T, N]`` and xA ``[T, r]`` of one type, any stride between rows."""
     (tokens, size), rank = dy.shape, xA.shape[1]
     assert out.shape == (size, rank)
     assert xA.stride(1) == 1
@@ -40,7 +40,9 @@ def _gradient_b(
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     r = tl.arange(0, RANKS)
-    total = tl.zeros([COLUMNS, RANKS], dtype=tl.float32)
+    cell = column[:, None] * rank + r[None, :]
+    inside = (column < size)[:, None] & (r < rank)[None, :]
+    total = tl.load(grad_B + cell, inside, 0.0).to(tl.float32)
     for step in range(0, tl.cdiv(tokens, TOKENS)):
         row = step * TOKENS + tl.arange(0, TOKENS)
         line = row.to(tl.int64)[:, None]
@@ -49,5 +51,4 @@ def _gradient_b(
         if WIDEN:
             slope, part = slope.to(tl.float32), part.to(tl.float32)
         total = tl.dot(tl.trans(slope), part, total, input_precision="ieee")
-    cell = column[:, None] * rank + r[None, :]
-    tl.store(grad_B + cell, total.to(grad_B.dtype.element_ty), (column < size)[:, None] & (r < rank)[None, :])
+    tl.store(grad_B + cell, total.to(grad_B.dtype.element_ty), inside)
