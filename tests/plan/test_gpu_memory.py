@@ -28,6 +28,15 @@ def test_widths_come_from_the_config():
     assert (PHI3.query_width, PHI3.key_width, PHI3.inner, PHI3.rotary_width) == (3072, 3072, 8192, 96)
 
 
+@pytest.mark.parametrize(("tied", "elements"), [(True, 0), (False, 50 * 16)])
+def test_the_embedding_counts_by_itself_where_the_head_has_another_matrix(tied, elements):
+    config = Phi3Config(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        pad_token_id=0, tie_word_embeddings=tied,
+    )  # fmt: skip
+    assert shape_of_config(config).embedding == elements
+
+
 def test_kept_weights_are_all_linear_weights_in_the_compute_type_and_room_for_the_adapter():
     outputs = sum(out for _, _, out in PHI3.linears)
     assert predicted(Way(True)).kept == 2 * (PHI3.linear_weights + 16 * outputs)
@@ -39,10 +48,17 @@ def test_stored_weights_are_the_footprint_and_a_little():
     assert footprint(PHI3, 4, 2) < stored < 1.06 * footprint(PHI3, 4, 2)
 
 
-def test_a_streamed_base_leaves_two_layers_on_the_gpu():
+def test_a_streamed_base_leaves_two_layers_on_the_gpu_and_no_embedding():
     there, away = predicted(Way(False, True)).stored, predicted(Way(False, True, stream=True)).stored
-    layer = PHI3.linear_weights // 2 // PHI3.layers
-    assert there - away == pytest.approx(30 * layer, rel=0.06)
+    layer, embedding = PHI3.linear_weights // 2 // PHI3.layers, 2 * PHI3.vocab * PHI3.hidden
+    assert there - away == pytest.approx(30 * layer + embedding, rel=0.06)
+
+
+def test_an_embedding_that_is_the_head_stays():
+    tied = dataclasses.replace(PHI3, embedding=0)
+    streamed = Way(False, True, stream=True)
+    saved = predicted(streamed, shape=tied).stored - predicted(streamed).stored
+    assert saved == pytest.approx(2 * PHI3.vocab * PHI3.hidden, rel=0.02)
 
 
 def test_each_saving_saves():

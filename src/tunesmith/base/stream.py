@@ -3,7 +3,8 @@
 Every decoder layer's packed weights and constants lie in one pinned host buffer; two slots on the GPU take turns. A layer
 announces itself as it is called, in forward and again when it is recomputed in backward: it waits for its slot to be
 filled, and the other slot, which nothing reads any more, begins to fill with the layer that comes next. What is computed
-is the same to the bit; memory holds two layers instead of all. Captured in a CUDA graph, copies become part of it.
+is the same to the bit; memory holds two layers instead of all. Captured in a CUDA graph, copies become part of it. The
+embedding, of which a step needs a few rows, is read from host memory where it lies.
 """
 
 import functools
@@ -14,6 +15,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
+from tunesmith.base.mapped import mapped
 from tunesmith.errors import MachineError
 
 ALIGNMENT = 256
@@ -21,8 +23,9 @@ ALIGNMENT = 256
 
 
 def stream_layers(model: Any, device: torch.device) -> int:
-    """Move a 4-bit model that lies in host memory to ``device``, its decoder layers excepted, which are streamed from then on.
-    Layers must be recomputed in backward (``gradient_checkpointing``), since that is when a weight comes back.
+    """Move a 4-bit model that lies in host memory to ``device``, but for its decoder layers, which are streamed from then on, and
+    an embedding that is not the head too. Layers must be recomputed in backward (``gradient_checkpointing``), since that is
+    when a weight comes back.
 
     Returns:
         Bytes of the two slots.
@@ -40,12 +43,24 @@ def stream_layers(model: Any, device: torch.device) -> int:
     stream = _LayerStream(homes, device)
     for layer in layers:
         _move_rest(layer, device)
+    embedding = own_embedding(model)
+    if embedding is not None:
+        embedding.data = mapped(embedding.data, device)
     _move_rest(model, device)
     decoder.register_forward_pre_hook(lambda *_: stream.start())
     for number, layer in enumerate(layers):
         layer.announce = functools.partial(stream.use, number)  # type: ignore[assignment]
         layer.register_forward_pre_hook(lambda module, *_: module.announce())
     return sum(slot.nbytes for slot in stream.slots)
+
+
+def own_embedding(model: Any) -> nn.Parameter | None:
+    """The input embedding ``[V, H]`` of a model whose head has another matrix."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding is None or head is None or embedding.weight is head.weight:
+        return None
+    weight: nn.Parameter = embedding.weight
+    return weight
 
 
 def announce_recomputed(model: nn.Module) -> None:

@@ -30,7 +30,7 @@ def predict_gpu_memory(
     stored = footprint(shape, 4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 0, e) + constants_bytes(shape, recipe)
     if way.stream:
         packed = shape.linear_weights // 2 + constants_bytes(shape, recipe)
-        stored += -packed + 2 * (packed // shape.layers + 2**16)
+        stored += -packed + 2 * (packed // shape.layers + 2**16) - shape.embedding * e
     members = max(1, min(3, len(shape.linears) // shape.layers - 3))  # q, k and v stand together where they are three
     behind = room(members * recipe.lora_r) * sum(out for _, _, out in shape.linears) * e
     kept = shape.linear_weights * e + behind if way.keep and recipe.load_in_4bit else 0

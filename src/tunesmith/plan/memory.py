@@ -9,6 +9,7 @@ from torch import nn
 from tunesmith.base.catalog import ModelSource
 from tunesmith.base.context import causal_config, positions_of
 from tunesmith.base.load import decoder_linears, model_error
+from tunesmith.base.stream import own_embedding
 from tunesmith.kernels.cross_entropy import BLOCK_COLUMNS, BLOCK_ROWS
 from tunesmith.recipe import Recipe
 
@@ -20,9 +21,10 @@ NF4_BLOCK, NF4_GROUP = 64, 256
 class Shape:
     """What of a model decides its memory and time. All counts are of elements.
 
-    linear_weights: of decoder linears. other_parameters: embeddings, norms, biases, head. buffer_bytes: as transformers
-    counts them. linears: name, in and out features of each. hidden, vocab, layers, positions, inner: from the config.
-    query_width, key_width: of all query heads and of all key heads. rotary_width: of one head.
+    linear_weights: of decoder linears. other_parameters: embeddings, norms, biases, head. embedding: of the input embedding,
+    where the head has a matrix of its own. buffer_bytes: as transformers counts them. linears: name, in and out features of
+    each. hidden, vocab, layers, positions, inner: from the config. query_width, key_width: of all query heads and of all key
+    heads. rotary_width: of one head.
     """
 
     linear_weights: int
@@ -37,6 +39,7 @@ class Shape:
     key_width: int = 0
     inner: int = 0
     rotary_width: int = 0
+    embedding: int = 0
 
     @property
     def parameters(self) -> int:
@@ -85,11 +88,17 @@ def shape_of_config(config: Any) -> Shape:
         key_width=(getattr(text, "num_key_value_heads", None) or heads) * head,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         rotary_width=head,
+        embedding=_count_embedding(model),
     )
 
 
 def _count(linear: nn.Module) -> int:
     return int(linear.in_features) * int(linear.out_features)  # type: ignore[arg-type]
+
+
+def _count_embedding(model: Any) -> int:
+    weight = own_embedding(model)
+    return 0 if weight is None else weight.nelement()
 
 
 def footprint(shape: Shape, bits: int, element_bytes: int) -> int:
