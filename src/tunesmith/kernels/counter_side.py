@@ -47,7 +47,7 @@ class CounterSide:
 
     def input_gradient(self, t: Tensor, x: Tensor, scale: float, out: Tensor) -> None:
         """Adds ``dA = s tᵀ drop(x)`` to ``[R, K]``, from t ``[T, R]``, which is ``dy B``."""
-        out.add_(t.T @ self._drop(x), alpha=scale)
+        out.add_((t.T @ self._drop(x)).mul_(scale))
 
     def spread(self, t: Tensor, A: Tensor, scale: float, dx: Tensor) -> None:
         """Adds ``s drop(t A)`` to dx ``[T, K]``."""

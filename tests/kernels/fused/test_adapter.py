@@ -1,5 +1,7 @@
 """Proves that the adapter's thin products drop exactly what `dropout` drops, for odd sizes, strides and split sums."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -85,6 +87,23 @@ def test_long_sums_are_split_and_put_together_again_time_after_time(device, agre
         _agree_on_inputs(agree, (1100, 70, 8), device, dtype, 0.3)
         _agree_on_outputs(agree, (300, 500, 8), device, dtype)
     assert not split_sum.arrivals(torch.zeros(1, device=device).device).any()
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize("shape", [(7, 100, 8), (300, 1100, 16)])
+def test_what_is_added_is_rounded_first(device, shape, side):
+    """To the bit what autograd would have added: a run that was resumed goes on with the digits of one that was not."""
+    x, t, _ = _inputs(shape, device, torch.float32)
+    if side == "input":
+        add, place = partial(input_side.input_gradient, t, x), shape[:0:-1]
+        settings = (0.3, *_drawn(0.3, device))
+    else:
+        add, place, settings = partial(output_side.output_gradient, x, t), shape[1:], ()
+    alone, added = torch.zeros(place, device=device), torch.randn(place, device=device)
+    wanted = added.clone()
+    add(alone, *settings)
+    add(added, *settings)
+    assert torch.equal(added, wanted + alone)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def _gradient_b(
     r = tl.arange(0, RANKS)
     cell = column[:, None] * rank + r[None, :]
     inside = (column < size)[:, None] & (r < rank)[None, :]
-    total = tl.load(grad_B + cell, inside, 0.0).to(tl.float32)
+    total = tl.zeros([COLUMNS, RANKS], dtype=tl.float32)
     for step in range(0, tl.cdiv(tokens, TOKENS)):
         row = step * TOKENS + tl.arange(0, TOKENS)
         line = row.to(tl.int64)[:, None]
@@ -51,4 +51,5 @@ def _gradient_b(
         if WIDEN:
             slope, part = slope.to(tl.float32), part.to(tl.float32)
         total = tl.dot(tl.trans(slope), part, total, input_precision="ieee")
+    total += tl.load(grad_B + cell, inside, 0.0).to(tl.float32)
     tl.store(grad_B + cell, total.to(grad_B.dtype.element_ty), inside)
