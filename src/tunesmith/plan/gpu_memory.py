@@ -38,8 +38,8 @@ def predict_gpu_memory(
     layer = _saved_by_a_layer(shape, recipe, tokens, e, rotates_inside)
     inputs = tokens * shape.hidden * e
     loss, backward = _around_the_loss(shape, tokens, labels, e), _backward_of_a_layer(shape, tokens, e, way)
-    if way.recompute:  # the input of a layer is what was kept of it, and its gradient is there too
-        held = inputs * (2 if way.host_activations else shape.layers)
+    if way.recompute:  # the input of a layer is what was kept of it; on the host, it, its gradient and the next one are here
+        held = inputs * (3 if way.host_activations else shape.layers)
         activations = held + max(loss, layer + backward)
     else:
         activations = layer * shape.layers + max(loss, backward)

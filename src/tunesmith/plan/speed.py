@@ -45,12 +45,9 @@ def step_seconds(
     passes = (3 if way.recompute else 2) * micro_batches
     read = shape.linear_weights * element_bytes / speed.copy  # a pass over the weights at least reads them
     seconds += passes * read * (1 if way.keep else 2.5)
-    if way.host_activations:
-        seconds += 2 * inputs * shape.layers * shape.hidden * element_bytes / HOST_LINK
-    if way.stream:  # copies run beside the products: only what they take longer counts
-        copies = 2 * micro_batches * shape.linear_weights / 2 / HOST_LINK
-        seconds = max(seconds, copies) + 0.1 * min(seconds, copies)
-    return seconds
+    copies = 2 * inputs * shape.layers * shape.hidden * element_bytes / HOST_LINK if way.host_activations else 0
+    copies += 2 * micro_batches * shape.linear_weights / 2 / HOST_LINK if way.stream else 0
+    return max(seconds, copies) + 0.1 * min(seconds, copies)  # they run beside the products: only what they take longer counts
 
 
 def measure_speed(device: torch.device, dtype: torch.dtype, hidden: int) -> Speed:
