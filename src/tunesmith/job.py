@@ -199,7 +199,7 @@ def recomputed_and_offloaded(base: Any, loss_of: PackLoss, recipe: Recipe, compu
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": on_cpu})
         announce_recomputed(base)
     if recipe.activation_offloading:
-        return dataclasses.replace(loss_of, of=with_host_activations(loss_of.of))
+        return with_host_activations(loss_of)
     return loss_of
 
 

@@ -35,6 +35,18 @@ def test_every_way_makes_the_same_updates(tiny_model_folder, plain, settings):
     assert plain[0][-1, 0] < 0.9 * plain[0][0, 0]
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("offload_base", ["never", "always"])
+def test_activations_that_leave_whatever_their_size_change_nothing(tiny_model_folder, monkeypatch, offload_base, accumulation):
+    lean = {"dequantize": "never", "gradient_checkpointing": True, "offload_base": offload_base}
+    lean |= {"batch": 4 // accumulation, "accumulation": accumulation}
+    there = run(tiny_model_folder, **lean)
+    monkeypatch.setattr("tunesmith.training.offload.MIN_BYTES", 1)
+    away = run(tiny_model_folder, activation_offloading=True, **lean)
+    torch.testing.assert_close(away[0], there[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(away[1], there[1], rtol=1e-3, atol=1e-5)
+
+
 def test_a_gradient_begun_before_the_last_result_is_read_changes_nothing(tiny_model_folder):
     for mine, plain in zip(run(tiny_model_folder, ahead=True), run(tiny_model_folder)):
         assert torch.equal(mine, plain)

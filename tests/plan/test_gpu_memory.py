@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
-from transformers import Phi3Config
+from transformers import LlamaConfig, Phi3Config
 
 from tunesmith.plan.gpu_memory import predict_gpu_memory
 from tunesmith.plan.memory import footprint, shape_of_config
@@ -59,6 +59,23 @@ def test_an_embedding_that_is_the_head_stays():
     streamed = Way(False, True, stream=True)
     saved = predicted(streamed, shape=tied).stored - predicted(streamed).stored
     assert saved == pytest.approx(2 * PHI3.vocab * PHI3.hidden, rel=0.02)
+
+
+@pytest.mark.parametrize(("settings", "left"), [({}, 5 * 1024), ({"use_dora": True}, None)], ids=["lean", "peft's own"])
+def test_gradients_that_wait_to_be_added_count_where_activations_are_away(settings, left):
+    """Of separate q, k and v and gate and up, the A; all, where peft's own layers compute."""
+    config = LlamaConfig(
+        vocab_size=5000, hidden_size=1024, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2
+    )
+    shape = shape_of_config(config)
+
+    def taken(rank):
+        asked = RECIPE.model_copy(update={"lora_r": rank, **settings})
+        return predicted(Way(False, True, host_activations=True), recipe=asked, shape=shape).activations
+
+    saved = 1008 * 2 * 7 * 64  # the rank side of the one layer that is recomputed
+    waiting = 4 * 64 * (4 * left if left else shape.trainable(1))
+    assert taken(128) - taken(64) == pytest.approx(saved + waiting, rel=0.02)
 
 
 def test_each_saving_saves():

@@ -44,8 +44,8 @@ def predict_gpu_memory(
     else:
         activations = layer * shape.layers + max(loss, backward)
     activations += 8 * tokens * shape.rotary_width
-    if way.host_activations and members > 1:  # nothing is freed on the way back, while what waits to be added becomes more
-        activations += 4 * min(_trained(shape, recipe), recipe.lora_r * (members + 2) * shape.hidden * shape.layers)
+    if way.host_activations:  # nothing is freed on the way back to the first layer, while gradients become more
+        activations += 4 * _left_to_autograd(shape, recipe, members)
     return Memory(
         stored=int(stored * SLACK),
         kept=kept,
@@ -58,6 +58,15 @@ def _adapter(shape: Shape, recipe: Recipe, e: int) -> int:
     """fp32 weights, the sum of their gradients, the optimizer's state, and a copy in the compute type."""
     state = 2 if "8bit" in recipe.optim else 8
     return _trained(shape, recipe) * (4 + 4 + state + (e if e < 4 else 0))
+
+
+def _left_to_autograd(shape: Shape, recipe: Recipe, members: int) -> int:
+    """Elements of gradients that are not added to their sum as they are made: the A of linears that stand together (q, k and v;
+    gate and up), or all where peft's own layers compute (see `base.lean`)."""
+    if recipe.use_dora or recipe.lora_bias != "none":
+        return _trained(shape, recipe)
+    together = recipe.lora_r * (members + 2) * shape.hidden * shape.layers if members > 1 else 0
+    return min(together, _trained(shape, recipe))
 
 
 def _trained(shape: Shape, recipe: Recipe) -> int:

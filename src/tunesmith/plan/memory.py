@@ -59,7 +59,7 @@ def shape_of(source: ModelSource) -> Shape:
     config = causal_config(source)
     try:
         return shape_of_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise model_error(source, error) from error
 
 

@@ -57,8 +57,8 @@ def input_gradient(
     t: Tensor, x: Tensor, out: Tensor, scale: float = 1.0, p: float = 0.0, seed: Tensor | None = None, salt: int = 0
 ) -> None:
     """Adds ``scale · tᵀ drop(x)`` to ``[R, K]`` of any type, from t ``[T, R]`` of x's type, any stride between rows; else as
-    `project`. It is rounded before it is added, as what autograd adds is, so that a gradient has the same digits either way:
-    hence no multiplication is fused with an addition."""
+    `project`. In fp32 it is rounded before it is added, as what autograd adds is, so that a gradient has the same digits either
+    way: hence no multiplication is fused with an addition."""
     (tokens, size), rank = x.shape, t.shape[1]
     ranks = padded_rank(x, rank)
     assert t.dtype == x.dtype
