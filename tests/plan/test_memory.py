@@ -74,7 +74,8 @@ def test_phi3_shape_is_read_from_its_config(phi3: Shape) -> None:
 def test_trainable_counts_named_targets_alone(phi3: Shape) -> None:
     assert phi3.trainable(8, ["o_proj"]) == 32 * 8 * (3072 + 3072)
     assert phi3.trainable(16, ["o_proj"]) == 2 * phi3.trainable(8, ["o_proj"])
-    assert phi3.trainable(8, []) == 0
+    assert phi3.trainable(8, ["5.self_attn.o_proj"]) == 8 * (3072 + 3072)
+    assert phi3.trainable(8, ["proj"]) == phi3.trainable(8, []) == 0
 
 
 def test_341_packed_rows_of_64_are_220_updates() -> None:

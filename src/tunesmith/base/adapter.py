@@ -34,6 +34,11 @@ def target_names(model: Any, wanted: str | list[str]) -> list[str]:
     return names_among(list(decoder_linears(model)), wanted)
 
 
+def is_called(name: str, target: str) -> bool:
+    """Whether a target of an adapter, a name or the end of one, means the module of this full name (as in peft)."""
+    return name == target or name.endswith("." + target)
+
+
 def names_among(linears: Sequence[str], wanted: str | list[str]) -> list[str]:
     """`target_names` of a model with these linears, by their full names."""
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
@@ -42,7 +47,7 @@ def names_among(linears: Sequence[str], wanted: str | list[str]) -> list[str]:
     if isinstance(wanted, str):
         return leaves
     for target in wanted:
-        if not any(name == target or name.endswith("." + target) for name in linears):
+        if not any(is_called(name, target) for name in linears):
             raise AdapterError(
                 f"lora_target_modules: no linear layer is called {target!r}{nearest(target, leaves)}.",
                 f"There are {', '.join(leaves)}; or leave it at all-linear.",

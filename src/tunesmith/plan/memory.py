@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunesmith.base.adapter import is_called
 from tunesmith.base.catalog import ModelSource
 from tunesmith.base.context import causal_config, positions_of
 from tunesmith.base.load import decoder_linears, model_error
@@ -46,8 +47,9 @@ class Shape:
         return self.linear_weights + self.other_parameters
 
     def trainable(self, r: int, targets: list[str] | None = None) -> int:
-        """LoRA parameters at rank r, ``r (in + out)`` a linear, over all linears or those with these leaf names."""
-        return sum(r * (i + o) for name, i, o in self.linears if targets is None or name.rsplit(".", 1)[-1] in targets)
+        """LoRA parameters at rank r, ``r (in + out)`` a linear, over all linears or those that targets call by these names."""
+        names = {name for name, _, _ in self.linears if targets is None or any(is_called(name, target) for target in targets)}
+        return sum(r * (i + o) for name, i, o in self.linears if name in names)
 
 
 def shape_of(source: ModelSource) -> Shape:
