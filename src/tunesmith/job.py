@@ -184,9 +184,7 @@ def _kernels_compiling(job: Prepared) -> AbstractContextManager[None]:
 
 def _group_sizes(shape: Shape, recipe: Recipe) -> tuple[int, ...]:
     """How many adapted linears of one layer read the same input, as most families name them."""
-    chosen = recipe.lora_target_modules
-    names = {name.rsplit(".", 1)[-1] for name, _, _ in shape.linears}
-    adapted = names if isinstance(chosen, str) else names & set(chosen)
+    adapted = {name.rsplit(".", 1)[-1] for name, _, _ in shape.adapted(recipe.lora_target_modules)}
     sizes = [len(adapted & together) for together in ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})]
     return tuple(sorted({1, *sizes} - {0}))
 

@@ -58,8 +58,7 @@ def loss(layers, layer):
     torch.manual_seed(1)
     x, other = torch.randn(3, 8), torch.randn(3, 8)
     for weight in layers:
-        beside = (other,) if layer is two_inputs else (None,)
-        x = checkpoint(layer, x, *beside, weight, use_reentrant=False)
+        x = checkpoint(layer, x, other if layer is two_inputs else None, weight, use_reentrant=False)
     return x.square().sum()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.base.adapter_config import rank_of, read_adapter_config
+from tunesmith.base.adapter_config import is_called, rank_of, read_adapter_config
 from tunesmith.base.default_dtype import fp32_by_default
 from tunesmith.base.linear import CUSTOM_MODULES
 from tunesmith.base.load import decoder_linears
@@ -32,11 +32,6 @@ def target_names(model: Any, wanted: str | list[str]) -> list[str]:
         AdapterError: a wanted name matches no linear layer, or the model has none.
     """
     return names_among(list(decoder_linears(model)), wanted)
-
-
-def is_called(name: str, target: str) -> bool:
-    """Whether a target of an adapter, a name or the end of one, means the module of this full name (as in peft)."""
-    return name == target or name.endswith("." + target)
 
 
 def names_among(linears: Sequence[str], wanted: str | list[str]) -> list[str]:

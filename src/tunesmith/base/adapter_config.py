@@ -19,6 +19,11 @@ _NESTED = re.compile(r"[*+}]\??[^()]*\)\??[*+{]")
 """A repetition of what repeats itself: such a pattern may search for years."""
 
 
+def is_called(name: str, target: str) -> bool:
+    """Whether a target of an adapter, a name or the end of one, means the module of this full name (as in peft)."""
+    return name == target or name.endswith("." + target)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9 and math.isfinite(value)
 

@@ -71,8 +71,7 @@ def _left_to_autograd(shape: Shape, recipe: Recipe, members: int) -> int:
 
 def _trained(shape: Shape, recipe: Recipe) -> int:
     """Elements of the adapter."""
-    targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
-    return shape.trainable(recipe.lora_r, targets)
+    return shape.trainable(recipe.lora_r, recipe.lora_target_modules)
 
 
 def _saved_by_a_layer(shape: Shape, recipe: Recipe, tokens: int, e: int, rotates_inside: bool) -> int:

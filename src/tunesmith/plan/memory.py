@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunesmith.base.adapter import is_called
+from tunesmith.base.adapter_config import is_called
 from tunesmith.base.catalog import ModelSource
 from tunesmith.base.context import causal_config, positions_of
 from tunesmith.base.load import decoder_linears, model_error
@@ -16,6 +16,9 @@ from tunesmith.recipe import Recipe
 
 NF4_BLOCK, NF4_GROUP = 64, 256
 """Weights that share a constant, and constants that share a second one (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+BUILD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError)
+"""What transformers raises for a config that it cannot build a model of, or whose embedding it cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,13 @@ class Shape:
     def parameters(self) -> int:
         return self.linear_weights + self.other_parameters
 
-    def trainable(self, r: int, targets: list[str] | None = None) -> int:
-        """LoRA parameters at rank r, ``r (in + out)`` a linear, over all linears or those that targets call by these names."""
-        names = {name for name, _, _ in self.linears if targets is None or any(is_called(name, target) for target in targets)}
-        return sum(r * (i + o) for name, i, o in self.linears if name in names)
+    def adapted(self, targets: str | list[str]) -> list[tuple[str, int, int]]:
+        """The linears that get an adapter, as a recipe names them: those that a target calls by their name, or "all-linear"."""
+        return [one for one in self.linears if isinstance(targets, str) or any(is_called(one[0], target) for target in targets)]
+
+    def trainable(self, r: int, targets: str | list[str] = "all-linear") -> int:
+        """LoRA parameters at rank r, ``r (in + out)`` a linear that is `adapted`."""
+        return sum(r * (i + o) for _, i, o in self.adapted(targets))
 
 
 def shape_of(source: ModelSource) -> Shape:
@@ -61,7 +67,7 @@ def shape_of(source: ModelSource) -> Shape:
     config = causal_config(source)
     try:
         return shape_of_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except BUILD_ERRORS as error:
         raise model_error(source, error) from error
 
 
@@ -144,7 +150,6 @@ def constants_bytes(shape: Shape, recipe: Recipe) -> int:
 def predict_memory(shape: Shape, recipe: Recipe, tokens: int, element_bytes: int, keep: bool) -> Memory:
     """Memory of a step over ``tokens`` flat tokens on a CPU."""
     bits = 4 if recipe.load_in_4bit else 8 if recipe.load_in_8bit else 0
-    targets = None if recipe.lora_target_modules == "all-linear" else list(recipe.lora_target_modules)
     kept = shape.linear_weights * element_bytes if keep and bits == 4 else 0
     # Saved for backward: every linear's output (an input of the next operation), twice the inner width for the gate's
     # product, and a handful of hidden-size tensors around norms and residuals.
@@ -158,6 +163,6 @@ def predict_memory(shape: Shape, recipe: Recipe, tokens: int, element_bytes: int
     return Memory(
         stored=footprint(shape, bits, element_bytes) + constants_bytes(shape, recipe),
         kept=kept,
-        adapter=16 * shape.trainable(recipe.lora_r, targets),
+        adapter=16 * shape.trainable(recipe.lora_r, recipe.lora_target_modules),
         activations=activations + logits,
     )

@@ -21,8 +21,9 @@ from torch import Tensor
 from tunesmith.kernels.fused.kernel import kernel
 
 ROWS, COLUMNS = 4, 512
-ROUNDS = 7
-MULTIPLIER, GOLDEN = 0xD256D193, 0x9E3779B9
+ROUNDS: tl.constexpr = tl.constexpr(7)
+MULTIPLIER: tl.constexpr = tl.constexpr(0xD256D193)
+GOLDEN: tl.constexpr = tl.constexpr(0x9E3779B9)
 """The authors' constants: of a round, and what the key grows by."""
 
 
@@ -56,11 +57,11 @@ def words_plain(count: int, seed: int, salt: int) -> Tensor:
     """The first ``count`` words, int64 ``[count]`` holding 32 unsigned bits: Philox in torch."""
     c0 = torch.arange((count + 1) // 2)
     c1 = torch.full_like(c0, salt)
-    key = (seed ^ (seed >> 32) * GOLDEN) & 0xFFFFFFFF
-    for _ in range(ROUNDS):
-        product = c0 * MULTIPLIER  # int64 overflows into the sign, which the masks take off again
+    key = (seed ^ (seed >> 32) * GOLDEN.value) & 0xFFFFFFFF
+    for _ in range(ROUNDS.value):
+        product = c0 * MULTIPLIER.value  # int64 overflows into the sign, which the masks take off again
         c0, c1 = (product >> 32 & 0xFFFFFFFF) ^ key ^ c1, product & 0xFFFFFFFF
-        key = key + GOLDEN & 0xFFFFFFFF
+        key = key + GOLDEN.value & 0xFFFFFFFF
     return torch.stack([c0, c1], dim=1).flatten()[:count]
 
 
@@ -103,12 +104,12 @@ def keep_tile(seed, salt, threshold, row, group, groups, ROWS: tl.constexpr, COL
 @triton.jit
 def _philox(counter, salt, seed):
     """Philox 2x32-7, two words for each counter."""
-    key = (seed ^ (seed >> 32) * 0x9E3779B9).to(tl.uint32)
+    key = (seed ^ (seed >> 32) * GOLDEN).to(tl.uint32)
     c0, c1 = counter.to(tl.uint32), (counter * 0 + salt).to(tl.uint32)
-    for _ in tl.static_range(7):
-        high, low = tl.umulhi(c0, 0xD256D193), c0 * 0xD256D193
+    for _ in tl.static_range(ROUNDS):
+        high, low = tl.umulhi(c0, MULTIPLIER), c0 * MULTIPLIER
         c0, c1 = high ^ key ^ c1, low
-        key += 0x9E3779B9
+        key += GOLDEN
     return c0, c1
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tunesmith.kernels.factors import room
 from tunesmith.kernels.fused.dropout import keep_tile, threshold
 from tunesmith.kernels.fused.kernel import kernel
-from tunesmith.kernels.fused.split_sum import arrivals, last_to_arrive, shares, sum_shares
+from tunesmith.kernels.fused.split_sum import add_to, arrivals, last_to_arrive, shares, sum_shares
 from tunesmith.kernels.fused.tile import Tile, padded_rank, unroll, widen
 
 PROJECT = Tile(32, 64, 4, 4, 256, 256)
@@ -179,11 +179,9 @@ def _input_gradient(
         tl.store(sums + (share * rank).to(tl.int64) * size + cell, total, inside)
         if last_to_arrive(arrivals + tl.program_id(0), splits):
             total = sum_shares(sums, cell, inside, splits, rank * size, UNROLL)
-            total += tl.load(grad_A + cell, inside, 0.0).to(tl.float32)
-            tl.store(grad_A + cell, total.to(grad_A.dtype.element_ty), inside)
+            add_to(grad_A + cell, total, inside)
     else:
-        total += tl.load(grad_A + cell, inside, 0.0).to(tl.float32)
-        tl.store(grad_A + cell, total.to(grad_A.dtype.element_ty), inside)
+        add_to(grad_A + cell, total, inside)
 
 
 @kernel(do_not_specialize=["tokens", "scale", "salt", "threshold"])

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tunesmith.kernels.fused.kernel import kernel
+from tunesmith.kernels.fused.split_sum import add_to
 from tunesmith.kernels.fused.tile import Tile, padded_rank, widen
 
 OUTPUT = Tile(128, 64, 4, 2)
@@ -51,5 +52,4 @@ def _gradient_b(
         if WIDEN:
             slope, part = slope.to(tl.float32), part.to(tl.float32)
         total = tl.dot(tl.trans(slope), part, total, input_precision="ieee")
-    total += tl.load(grad_B + cell, inside, 0.0).to(tl.float32)
-    tl.store(grad_B + cell, total.to(grad_B.dtype.element_ty), inside)
+    add_to(grad_B + cell, total, inside)

@@ -42,6 +42,13 @@ def last_to_arrive(counter, programs):
 
 
 @triton.jit
+def add_to(place, total, here):
+    """Adds fp32 numbers to what is there, of any type."""
+    total += tl.load(place, here, 0.0).to(tl.float32)
+    tl.store(place, total.to(place.dtype.element_ty), here)
+
+
+@triton.jit
 def sum_shares(sums, slot, here, count, stride, UNROLL: tl.constexpr):
     """The sum of ``count`` shares that lie ``stride`` apart, for a tile of slots, in order; UNROLL loads are on their way at
     once."""
